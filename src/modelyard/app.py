@@ -1,0 +1,239 @@
+"""The composition root: builds every part once, starts it, stops it in order. No globals.
+
+Start: end leftovers of dead servers, read the models, take the address, listen, preload.
+Stop: take no more connections, let requests in flight end, stop the engines, close the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import logging
+import os
+import shutil
+import signal
+import socket
+import sys
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass
+from types import FrameType
+
+import uvicorn
+from fastapi import FastAPI
+
+from modelyard import engines
+from modelyard.config import Config
+from modelyard.core.errors import ConfigError, LaunchError
+from modelyard.core.scheduler import Policy
+from modelyard.core.specs import HOST_DEVICE
+from modelyard.devices.cpu import CpuProbe
+from modelyard.engines.base import Engine
+from modelyard.http import admin
+from modelyard.http.gateway import Gateway
+from modelyard.http.origin import Door
+from modelyard.launchers.leftovers import end_leftovers
+from modelyard.launchers.local import LocalLauncher
+from modelyard.runtime.broadcast import Broadcast
+from modelyard.runtime.inventory import Inventory
+from modelyard.runtime.loop import Loop
+from modelyard.runtime.tasks import Tasks
+
+log = logging.getLogger("modelyard")
+
+LEFTOVER_GRACE_S = 2.0
+BACKLOG = 4096
+STATE_FILE = "server.json"
+"""In the state folder: where the running server listens, for the CLI."""
+
+
+@dataclass(slots=True)
+class Yard:
+    """The built parts that somebody outside needs."""
+
+    loop: Loop
+    gateway: Gateway
+    inventory: Inventory
+    facts: admin.Facts
+    asgi: FastAPI
+
+
+def build_engines(config: Config) -> dict[str, Engine]:
+    """Every engine adapter, told where its programs are."""
+    wanted = config.engines.llama_server
+    if wanted == "builtin":
+        wanted = None
+    elif wanted in (None, "auto"):
+        wanted = shutil.which("llama-server")
+    return dict(engines.build(sys.executable, wanted))
+
+
+def engine_problems(config: Config) -> list[str]:
+    """What the engines find wrong with the declared models, with full key paths."""
+    adapters = build_engines(config)
+    return [
+        f"models.{spec.id}.{problem}"
+        for spec in config.models
+        for problem in adapters[spec.engine].problems(spec)
+    ]
+
+
+async def serve(config: Config, *, on_listening: Callable[[Yard], None]) -> int:
+    """Run a server until a signal ends it; returns the exit code.
+
+    Raises ConfigError for models that their engine cannot run as configured, and LaunchError when
+    the address cannot be listened on.
+    """
+    problems = engine_problems(config)
+    if problems:
+        raise ConfigError(str(config.path or "configuration"), problems)
+    with _listening_socket(config) as listener:
+        url = _url(config.server.host, listener.getsockname()[1])
+        async with build(config, url) as yard:
+            with _state_file(config, url):
+                server = _Server(config, yard)
+                on_listening(yard)
+                await server.serve(sockets=[listener])
+    return 0
+
+
+@contextlib.asynccontextmanager
+async def build(config: Config, url: str) -> AsyncIterator[Yard]:
+    """All parts, started but for the listener. On leaving the block nothing of them is left."""
+    for ended in await asyncio.to_thread(end_leftovers, LEFTOVER_GRACE_S):
+        log.warning(
+            "ended process %d, left behind by a former server: %s", ended.pid, ended.cmdline
+        )
+    tasks = Tasks()
+    broadcast = Broadcast()
+    launcher = LocalLauncher(config.server.state_dir / "logs")
+    inventory = Inventory(config)
+    probe = CpuProbe(
+        reserve_mib=config.devices.reserve_mib,
+        budget_mib=config.devices.budget_mib.get(HOST_DEVICE),
+    )
+    loop = Loop(_policy(config), probe.devices(), build_engines(config), launcher, broadcast)
+    loop.models_changed(await asyncio.to_thread(inventory.read))
+    for problem in inventory.problems:
+        log.warning("%s", problem)
+    door = Door(config.server.host, config.server.allowed_hosts)
+    gateway = Gateway(loop, config.server, door)
+    facts = admin.Facts(
+        url=url,
+        config_path=str(config.path) if config.path else None,
+        models_dirs=[str(folder) for folder in config.models_dirs],
+        answered=lambda: gateway.answered,
+        used_mib=lambda: {HOST_DEVICE: probe.used_mib()},
+        problems=inventory.problems,
+    )
+    tasks.spawn(inventory.watch(loop.models_changed), "watch the models folders")
+    try:
+        yield Yard(loop, gateway, inventory, facts, admin.build(loop, facts, door))
+    finally:
+        inventory.close()
+        broadcast.close()
+        await loop.close(0.0)
+        await gateway.close()
+        await tasks.close()
+        await launcher.close()
+
+
+class _Server(uvicorn.Server):
+    """uvicorn, with our order of shutting down: requests end, then engines, then connections."""
+
+    def __init__(self, config: Config, yard: Yard) -> None:
+        settings = config.server
+        super().__init__(
+            uvicorn.Config(
+                yard.asgi,
+                http=yard.gateway.protocol(),
+                ws="none",
+                lifespan="off",
+                log_config=None,
+                access_log=False,
+                server_header=False,
+                backlog=BACKLOG,
+                timeout_keep_alive=max(1, int(settings.keep_alive_s)),
+                timeout_graceful_shutdown=max(1, int(settings.shutdown_timeout_s)),
+            )
+        )
+        self._settings = settings
+        self._yard = yard
+        self._loop = asyncio.get_running_loop()
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """uvicorn would raise the signal again at the end, in the middle of our own clean-up."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        ours = (signal.SIGINT, signal.SIGTERM)
+        before = {number: signal.signal(number, self.handle_exit) for number in ours}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002
+        """The first signal drains, the second cuts whatever still runs."""
+        log.info("received %s", signal.Signals(sig).name)
+        if self.should_exit:
+            self.force_exit = True
+            self._loop.call_soon_threadsafe(self._yard.loop.cut)
+        self.should_exit = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for server in self.servers:
+            server.close()
+        log.info("shutting down: waiting for %d requests", len(self._yard.gateway.active))
+        await self._yard.loop.close(self._settings.shutdown_timeout_s)
+        await super().shutdown(sockets)
+
+
+def _policy(config: Config) -> Policy:
+    wanted = config.scheduling
+    return Policy(
+        fair_after_s=wanted.fair_after_s,
+        max_start_attempts=wanted.max_start_attempts,
+        backoff_s=wanted.backoff_s,
+        backoff_max_s=wanted.backoff_max_s,
+        failed_cooldown_s=wanted.failed_cooldown_s,
+    )
+
+
+def _url(host: str, port: int) -> str:
+    if host in ("0.0.0.0", "::"):
+        host = "127.0.0.1"
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def _listening_socket(config: Config) -> socket.socket:
+    host, port = config.server.host, config.server.port
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        return socket.create_server((host, port), family=family, backlog=BACKLOG)
+    except OSError as error:
+        raise LaunchError(
+            f"cannot listen on {host} port {port}: {error.strerror or error}",
+            hint="is another server running? `modelyard info` tells; choose another with --port",
+        ) from None
+
+
+@contextlib.contextmanager
+def _state_file(config: Config, url: str) -> Iterator[None]:
+    """Tell the CLI where this server is, for as long as it runs."""
+    file = config.server.state_dir / STATE_FILE
+    mine = json.dumps({"url": url, "pid": os.getpid()})
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(mine)
+    except OSError as error:
+        log.warning("cannot write %s: %s; the CLI needs --url", file, error)
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            if file.read_text() == mine:
+                file.unlink()

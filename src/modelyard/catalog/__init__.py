@@ -1,0 +1,1 @@
+"""What is on disk: model files found, read, classified and measured by their headers alone."""

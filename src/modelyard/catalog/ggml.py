@@ -1,0 +1,75 @@
+"""The number formats that tensors of a GGUF file are stored in, and how large they are.
+
+Laws of this file:
+- A format is so many bytes for a block of so many numbers. The numbers are those of `ggml_type` in
+  ggml.h and of GGML_QUANT_SIZES in the `gguf` package, version 0.19.
+- A format newer than this table is no error: the size of such tensors is told by their neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Final
+
+
+@dataclass(frozen=True, slots=True)
+class GgmlType:
+    """A number format: `block` numbers take `block_bytes` bytes; 0 bytes where that is unknown."""
+
+    id: int
+    name: str
+    block: int
+    block_bytes: int
+
+
+KNOWN_TYPES: Final[Mapping[int, GgmlType]] = MappingProxyType(
+    {
+        number: GgmlType(number, name, block, block_bytes)
+        for number, name, block, block_bytes in (
+            (0, "F32", 1, 4),
+            (1, "F16", 1, 2),
+            (2, "Q4_0", 32, 18),
+            (3, "Q4_1", 32, 20),
+            (6, "Q5_0", 32, 22),
+            (7, "Q5_1", 32, 24),
+            (8, "Q8_0", 32, 34),
+            (9, "Q8_1", 32, 40),
+            (10, "Q2_K", 256, 84),
+            (11, "Q3_K", 256, 110),
+            (12, "Q4_K", 256, 144),
+            (13, "Q5_K", 256, 176),
+            (14, "Q6_K", 256, 210),
+            (15, "Q8_K", 256, 292),
+            (16, "IQ2_XXS", 256, 66),
+            (17, "IQ2_XS", 256, 74),
+            (18, "IQ3_XXS", 256, 98),
+            (19, "IQ1_S", 256, 50),
+            (20, "IQ4_NL", 32, 18),
+            (21, "IQ3_S", 256, 110),
+            (22, "IQ2_S", 256, 82),
+            (23, "IQ4_XS", 256, 136),
+            (24, "I8", 1, 1),
+            (25, "I16", 1, 2),
+            (26, "I32", 1, 4),
+            (27, "I64", 1, 8),
+            (28, "F64", 1, 8),
+            (29, "IQ1_M", 256, 56),
+            (30, "BF16", 1, 2),
+            (34, "TQ1_0", 256, 54),
+            (35, "TQ2_0", 256, 66),
+            (39, "MXFP4", 32, 17),
+            (40, "NVFP4", 64, 36),
+            (41, "Q1_0", 128, 18),
+        )
+    }
+)
+
+REMOVED_TYPES: Final = frozenset({4, 5, 31, 32, 33, 36, 37, 38})
+"""Q4_2, Q4_3, and the formats that were packed for one processor before they were stored."""
+
+
+def ggml_type(number: int) -> GgmlType:
+    """The format with this number, of unknown size where this table does not have it."""
+    return KNOWN_TYPES.get(number) or GgmlType(number, f"type {number}", 1, 0)

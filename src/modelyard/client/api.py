@@ -1,0 +1,179 @@
+"""The client itself: one method for each thing that can be asked of a server.
+
+Laws of this file:
+- Whatever goes wrong is a `ModelyardError` that says what to do; httpx stays inside.
+- The admin API answers within `timeout_s`. Inference waits as long as the server lets it: the
+  server knows how long a model may take to start, and says so when it takes longer.
+
+Sources: the admin API is described at `/docs` of a running server; chat, completions and
+embeddings are OpenAI's, rerank is Jina's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import quote
+
+from modelyard.client.address import certificates, find_url, is_loopback
+from modelyard.client.errors import NotModelyard
+from modelyard.client.streams import Answer, Events, Stream
+from modelyard.client.wire import Embeddings, Ranked, Ranking, decoded, refusal, translated
+from modelyard.core.specs import OptionValue
+from modelyard.core.views import DeviceView, Info, LineView, LogView, ModelView
+
+if TYPE_CHECKING:
+    import httpx
+
+Message = Mapping[str, str]
+"""One message of a conversation: `role` and `content`."""
+
+T = TypeVar("T")
+
+
+class Client:
+    """A connection to one server. Close it, or use it in a `with` block."""
+
+    def __init__(self, url: str | None = None, *, timeout_s: float = 10.0) -> None:
+        """`url` None looks for the server as `find_url` does. Raises InvalidRequest for a bad one.
+
+        `timeout_s` bounds connecting, and every answer of the admin API.
+        """
+        import httpx  # costs more than many a command that needs no server
+
+        self.url = find_url(url)
+        self.timeout_s = timeout_s
+        self._patient = httpx.Timeout(timeout_s, read=None)
+        self._http = httpx.Client(
+            base_url=self.url,
+            timeout=timeout_s,
+            # A proxy for the outer world does not reach a server on this machine.
+            trust_env=not is_loopback(self.url),
+            verify=certificates(self.url),
+        )
+
+    def __enter__(self) -> Client:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._http.close()
+
+    # ------------------------------------------------------------------------------- admin API
+
+    def info(self) -> Info:
+        """The server itself."""
+        return self._get("/api/info", Info)
+
+    def devices(self) -> list[DeviceView]:
+        return self._get("/api/devices", list[DeviceView])
+
+    def models(self) -> list[ModelView]:
+        """All models, in order of their ids."""
+        return sorted(self._get("/api/models", list[ModelView]), key=lambda model: model.id)
+
+    def model(self, model: str) -> ModelView:
+        """One model by its id or an alias. Raises ApiError with `model_not_found`."""
+        return self._get(_path(model), ModelView)
+
+    def start(self, model: str) -> ModelView:
+        """Have the model running; returns at once."""
+        return self._post(_path(model, "start"), ModelView)
+
+    def stop(self, model: str) -> ModelView:
+        """Have the model stopped once its requests are done; returns at once."""
+        return self._post(_path(model, "stop"), ModelView)
+
+    def restart(self, model: str) -> ModelView:
+        """Have the model's engine replaced by a fresh one; returns at once."""
+        return self._post(_path(model, "restart"), ModelView)
+
+    def logs(self, model: str, lines: int = 100) -> LogView:
+        """The newest lines of the model's running or last engine."""
+        return self._get(_path(model, "logs"), LogView, {"lines": lines})
+
+    def follow_logs(self, model: str, lines: int = 100) -> Iterator[LineView]:
+        """The newest lines and all later ones, until the server ends."""
+        stream = self._stream("GET", _path(model, "logs/follow"), params={"lines": lines})
+        for event in Events(self.url, stream):
+            if isinstance(event.data, LineView):
+                yield event.data
+
+    def events(self, topics: Sequence[str] = ()) -> Events:
+        """Live news on `topics` (all, if empty); `models` begins with every model as it is."""
+        stream = self._stream("GET", "/api/events", params={"topics": ",".join(topics)})
+        return Events(self.url, stream)
+
+    # ------------------------------------------------------------------------------- inference
+
+    def chat(self, model: str, messages: Sequence[Message], **params: OptionValue) -> Answer:
+        """The next message of a conversation. `params` are OpenAI's; those that are None are left
+        out. Blocks until the answer begins, however long the model takes to start."""
+        return self._answer(
+            "/v1/chat/completions", {"model": model, "messages": messages, **params}
+        )
+
+    def complete(self, model: str, prompt: str, **params: OptionValue) -> Answer:
+        """The continuation of a text, by a model that does not chat."""
+        return self._answer("/v1/completions", {"model": model, "prompt": prompt, **params})
+
+    def embed(self, model: str, texts: Sequence[str]) -> list[list[float]]:
+        """One vector for each text."""
+        body = {"model": model, "input": list(texts)}
+        answer = self._post("/v1/embeddings", Embeddings, body)
+        return [item.embedding for item in sorted(answer.data, key=lambda item: item.index)]
+
+    def rerank(self, model: str, query: str, documents: Sequence[str]) -> list[Ranked]:
+        """The documents' places, the most relevant first."""
+        body = {"model": model, "query": query, "documents": list(documents)}
+        results = self._post("/v1/rerank", Ranking, body).results
+        if any(not 0 <= ranked.index < len(documents) for ranked in results):
+            raise NotModelyard(self.url, "a ranked document that was never sent")
+        return sorted(results, key=lambda ranked: -ranked.relevance_score)
+
+    # ---------------------------------------------------------------------------------- inside
+
+    def _get(self, path: str, kind: type[T], params: Mapping[str, int] | None = None) -> T:
+        with translated(self.url, self.timeout_s):
+            response = self._http.get(path, params=params)
+        return self._value(response, kind)
+
+    def _post(self, path: str, kind: type[T], body: Mapping[str, object] | None = None) -> T:
+        """POST an order to the admin API, or (with a body) a request for a model."""
+        with translated(self.url, self.timeout_s):
+            if body is None:
+                response = self._http.post(path)
+            else:
+                response = self._http.post(path, json=body, timeout=self._patient)
+        return self._value(response, kind)
+
+    def _value(self, response: httpx.Response, kind: type[T]) -> T:
+        if not response.is_success:
+            raise refusal(self.url, response)
+        return decoded(self.url, response.content, kind)
+
+    def _answer(self, path: str, body: dict[str, Any]) -> Answer:
+        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        wanted = {name: value for name, value in body.items() if value is not None}
+        return Answer(self.url, self._stream("POST", path, json=wanted))
+
+    def _stream(self, method: str, path: str, **content: Any) -> Stream:
+        request = self._http.build_request(method, path, timeout=self._patient, **content)
+        with translated(self.url, self.timeout_s):
+            response = self._http.send(request, stream=True)
+            if not response.is_success:
+                response.read()
+                raise refusal(self.url, response)
+        return Stream(self.url, response)
+
+
+def _path(model: str, what: str = "") -> str:
+    return f"/api/models/{quote(model)}{'/' if what else ''}{what}"

@@ -1,0 +1,82 @@
+"""Reads the configuration from everywhere it can be written, and builds the `Config`.
+
+Laws of this file:
+- Precedence: override (a flag) over `MODELYARD_*` variable over file over default, key by key.
+- Every problem that can be found is reported in one `ConfigError`, in the order of the file.
+- Modules that need pydantic or ruamel are imported when something is loaded: programs that only
+  pass a `Config` on start faster without them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from modelyard.config.environment import Expansion, settings
+from modelyard.config.tree import Node, Origin, Scalar, locate, nested, overlay, report
+from modelyard.config.values import Config
+from modelyard.core.errors import ConfigError
+
+_NO_OVERRIDES: Mapping[str, Any] = MappingProxyType({})
+_FLAGS = "command line"
+
+
+def default_path() -> Path | None:
+    """`modelyard.yaml` in the platform's folder for settings (`~/.config/modelyard` on Linux).
+
+    None if there is none. The current folder is not searched: a configuration names programs to
+    start, and must not come from wherever a person happens to be.
+    """
+    import platformdirs  # see the laws
+
+    path = platformdirs.user_config_path("modelyard", appauthor=False) / "modelyard.yaml"
+    return path if path.is_file() else None
+
+
+def load(
+    path: Path | None, *, env: Mapping[str, str], overrides: Mapping[str, Any] = _NO_OVERRIDES
+) -> Config:
+    """The configuration in the file at `path` (None: no file), under `env` and `overrides`.
+
+    `overrides` maps dotted keys to values, `{"server.port": 9000}`; None means not given.
+    Raises ConfigError with every problem: the file cannot be read or is not YAML, keys are
+    unknown, values are wrong, keys contradict each other.
+    """
+    from modelyard.config.build import build
+    from modelyard.config.check import MOST_PROBLEMS, check
+    from modelyard.config.read import read_file
+    from modelyard.config.rules import broken_rules
+    from modelyard.config.schema import variables
+
+    here = Path.cwd()
+    root = Node({}, Origin("", here)) if path is None else read_file(path)
+    from_env, unknown = settings(env, variables(), here)
+    root = overlay(root, from_env)
+    for key, value in overrides.items():
+        if value is not None:
+            root = overlay(root, nested(key.split("."), _tree(value, Origin(_FLAGS, here))))
+
+    expansion = Expansion(env)
+    file, wrong, problems = check(expansion.plain(root))
+    problems = [*expansion.problems, *problems, *broken_rules(file, wrong)]
+    built = build(file, root, path, expansion.written)
+    problems += built.problems
+    if problems or unknown:
+        ordered = sorted(problems, key=lambda problem: locate(root, problem.path).line or 0)
+        lines = [*unknown, *dict.fromkeys(report(root, problem) for problem in ordered)]
+        if len(lines) > MOST_PROBLEMS:
+            lines[MOST_PROBLEMS:] = [f"... and {len(lines) - MOST_PROBLEMS} more"]
+        raise ConfigError(str(path) if path else "the configuration", lines)
+    return built.config
+
+
+def _tree(value: Any, origin: Origin) -> Node:
+    """Plain data as a tree."""
+    if isinstance(value, Mapping):
+        return Node({str(key): _tree(below, origin) for key, below in value.items()}, origin)
+    if isinstance(value, list | tuple):
+        return Node(tuple(_tree(item, origin) for item in value), origin)
+    scalar: Scalar = str(value) if isinstance(value, Path) else value
+    return Node(scalar, origin)

@@ -1,0 +1,170 @@
+"""What has to hold between keys. Each rule yields problems and says nothing about keys that are
+wrong by themselves.
+
+Laws of this file:
+- A rule looks at one `File` and nothing else: no files, programs or devices.
+- Keys in `wrong` have been reported and hold their defaults; rules that need them are skipped.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Callable, Iterator, Set
+
+from modelyard.config.kinds import ONE_DEVICE
+from modelyard.config.schema import File, ModelSection, ProfileSection
+from modelyard.config.tree import Problem
+from modelyard.config.values import KeyPath
+from modelyard.config.wording import shorten
+from modelyard.core.specs import HOST_DEVICE
+
+
+def broken_rules(file: File, wrong: Set[KeyPath]) -> Iterator[Problem]:
+    """Every rule that `file` breaks."""
+    yield from _exposed_host(file, wrong)
+    yield from _backoff(file, wrong)
+    yield from _names(file)
+    for model_id, model in file.models.items():
+        path: KeyPath = ("models", model_id)
+        broken = frozenset(key[2] for key in wrong if key[:2] == path and len(key) == 3)
+        for rule in _MODEL_RULES:
+            for below, text in rule(model, broken):
+                yield Problem(path + below, text)
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach `host`."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _exposed_host(file: File, wrong: Set[KeyPath]) -> Iterator[Problem]:
+    server = file.server
+    if ("server", "insecure") in wrong or server.insecure or is_loopback(server.host):
+        return
+    yield Problem(
+        ("server", "host"),
+        f"other machines can reach {shorten(server.host)}, and no key protects the endpoint yet: "
+        "anybody there could use every model; keep 127.0.0.1 (with a proxy that checks who asks), "
+        "or set server.insecure to true",
+    )
+
+
+def _backoff(file: File, wrong: Set[KeyPath]) -> Iterator[Problem]:
+    scheduling = file.scheduling
+    if {("scheduling", "backoff"), ("scheduling", "backoff_max")} & wrong:
+        return
+    if scheduling.backoff_s > scheduling.backoff_max_s:
+        yield Problem(("scheduling", "backoff"), "is longer than backoff_max; lower one of them")
+
+
+def _names(file: File) -> Iterator[Problem]:
+    """Ids and aliases share one space, so a name means one model."""
+    owners = dict.fromkeys(file.models, "")
+    for model_id, model in file.models.items():
+        for at, alias in enumerate(model.aliases):
+            path = ("models", model_id, "aliases", at)
+            owner = owners.setdefault(alias, model_id)
+            if alias == model_id:
+                yield Problem(path, f"{shorten(alias)} is the model's own id; remove it")
+            elif not owner:
+                text = f"{shorten(alias)} is the id of another model; choose another name"
+                yield Problem(path, text)
+            elif owner != model_id or alias in model.aliases[:at]:
+                whose = "this model" if owner == model_id else f"model {shorten(owner)}"
+                text = f"{shorten(alias)} is already an alias of {whose}; remove one of them"
+                yield Problem(path, text)
+
+
+_Rule = Callable[[ModelSection, Set[str | int]], Iterator[Problem]]
+
+
+def _has_source(model: ModelSection, broken: Set[str | int]) -> Iterator[Problem]:
+    if model.engine == "llamacpp" and not {"engine", "source"} & broken and model.source is None:
+        text = "is missing; the engine llamacpp needs the path of a .gguf file"
+        advice = "" if not model.command else ", or write engine: command"
+        yield Problem(("source",), text + advice)
+
+
+def _has_command(model: ModelSection, broken: Set[str | int]) -> Iterator[Problem]:
+    if {"engine", "command", "profiles"} & broken:
+        return
+    if model.engine != "command":
+        if model.command:
+            yield Problem(("command",), "belongs to engine: command; set that, or remove this")
+        for at, profile in enumerate(model.profiles):
+            if profile.command:
+                text = "belongs to engine: command; set that, or remove this"
+                yield Problem(("profiles", at, "command"), text)
+        return
+    if model.command or (model.profiles and all(p.command for p in model.profiles)):
+        return
+    advice = 'write program and arguments, like ["./serve", "--port", "{port}"]'
+    yield Problem(("command",), f"is missing; the engine command needs it: {advice}")
+
+
+def _program_is_named(model: ModelSection, _: Set[str | int]) -> Iterator[Problem]:
+    commands: list[tuple[KeyPath, list[str]]] = [(("command", 0), model.command)]
+    for at, profile in enumerate(model.profiles):
+        commands.append((("profiles", at, "command", 0), profile.command))
+    for path, command in commands:
+        if command and not command[0].strip():
+            yield Problem(path, "must name the program")
+
+
+def _has_tasks(model: ModelSection, broken: Set[str | int]) -> Iterator[Problem]:
+    if model.engine == "command" and not {"engine", "tasks"} & broken and not model.tasks:
+        text = "is missing; say what the program can be asked to do, like [chat]"
+        yield Problem(("tasks",), text)
+
+
+def _memory_or_profiles(model: ModelSection, broken: Set[str | int]) -> Iterator[Problem]:
+    if model.memory_mib and model.profiles and not {"memory", "profiles"} & broken:
+        text = "stands for a single profile, and there are profiles; move it into them"
+        yield Problem(("memory",), text)
+
+
+def _profiles(model: ModelSection, _: Set[str | int]) -> Iterator[Problem]:
+    seen: set[str] = set()
+    for at, profile in enumerate(model.profiles):
+        path: KeyPath = ("profiles", at)
+        if profile.name in seen:
+            text = f"{shorten(profile.name)} is the name of a profile before it; choose another"
+            yield Problem((*path, "name"), text)
+        seen.add(profile.name)
+        for below, text in _devices(profile):
+            yield Problem(path + below, text)
+
+
+def _devices(profile: ProfileSection) -> Iterator[Problem]:
+    devices = devices_of(profile)
+    for at, device in enumerate(devices):
+        if device in devices[:at]:
+            yield Problem(("devices", at), f"{shorten(device)} is there twice; remove one of them")
+    for device in profile.memory_mib:
+        if device == ONE_DEVICE:
+            if len(devices) > 1:
+                text = "needs the device of each size, like {cpu: 300MiB}: there are several"
+                yield Problem(("memory",), text)
+        elif device not in devices:
+            has = ", ".join(shorten(name) for name in devices[:10])
+            text = f"is not a device of this profile, which has {has}; add it to devices"
+            yield Problem(("memory", device), text)
+
+
+def devices_of(profile: ProfileSection) -> tuple[str, ...]:
+    """The devices of a profile: those it names, else those its memory names, else the host."""
+    named = profile.devices or [name for name in profile.memory_mib if name != ONE_DEVICE]
+    return tuple(named) or (HOST_DEVICE,)
+
+
+_MODEL_RULES: tuple[_Rule, ...] = (
+    _has_source,
+    _has_command,
+    _program_is_named,
+    _has_tasks,
+    _memory_or_profiles,
+    _profiles,
+)

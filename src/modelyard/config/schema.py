@@ -1,0 +1,302 @@
+"""Every key of the configuration: its kind, its default and what it means.
+
+Laws of this file:
+- A key is its field's name without the unit at the end: `idle_stop_s` is written `idle_stop`.
+- Defaults come from the values they end in (`values.py`, `core.specs`), so they exist once.
+- Unknown keys are refused; what spans several keys is in `rules.py`.
+- Descriptions are for users: they are published in the JSON Schema.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from modelyard.config.kinds import (
+    ARGUMENTS_ADVICE,
+    Boolean,
+    Duration,
+    DurationOrNever,
+    EngineName,
+    FilePath,
+    FilePathOrNone,
+    Host,
+    HttpPath,
+    LlamaServer,
+    Memory,
+    Mib,
+    Name,
+    Option,
+    PositiveDuration,
+    Size,
+    TaskName,
+    Text,
+    listed,
+    mapped,
+    whole,
+)
+from modelyard.config.values import (
+    Devices,
+    Engines,
+    KeyPath,
+    Scheduling,
+    Server,
+    default_state_dir,
+)
+from modelyard.core.specs import Limits
+
+_SERVER, _DEVICES, _SCHEDULING = Server(state_dir=Path()), Devices(), Scheduling()
+_ENGINES, _LIMITS = Engines(), Limits()
+
+Names = Annotated[list[Name], listed(",")]
+Command = Annotated[list[Text], listed("\0", ARGUMENTS_ADVICE)]
+Options = Annotated[dict[Name, Option], mapped]
+
+
+def _key_of(field_name: str) -> str:
+    return re.sub(r"_(s|mib|bytes)$", "", field_name)
+
+
+class Section(BaseModel):
+    """Keys that are written together."""
+
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        alias_generator=_key_of,
+        protected_namespaces=(),
+        json_schema_extra=lambda schema: schema.pop("title"),
+    )
+
+
+class ServerSection(Section):
+    host: Host = Field(
+        _SERVER.host,
+        description="Address to listen on. One that other machines can reach needs `insecure`.",
+    )
+    port: Annotated[int, whole(0, 65535)] = Field(
+        _SERVER.port, description="TCP port to listen on; 0 takes a free one."
+    )
+    allowed_hosts: Annotated[list[Host], listed(",")] = Field(
+        list(_SERVER.allowed_hosts),
+        description="Host names that requests may be addressed to, besides loopback names and "
+        "`host`. It keeps foreign web pages out (DNS rebinding).",
+    )
+    insecure: Boolean = Field(
+        _SERVER.insecure,
+        description="Allow a `host` that other machines can reach, although no key protects it.",
+    )
+    max_body_bytes: Size = Field(
+        _SERVER.max_body_bytes, description="Largest body of a request that is accepted."
+    )
+    heartbeat_after_s: Duration = Field(
+        _SERVER.heartbeat_after_s,
+        description="A streaming client that waits this long for its model gets its headers and "
+        "a first heartbeat; errors before that keep their status code.",
+    )
+    heartbeat_every_s: PositiveDuration = Field(
+        _SERVER.heartbeat_every_s, description="Time between two heartbeats."
+    )
+    body_timeout_s: PositiveDuration = Field(
+        _SERVER.body_timeout_s,
+        description="Longest silence of a client that is sending its request.",
+    )
+    keep_alive_s: PositiveDuration = Field(
+        _SERVER.keep_alive_s, description="How long an idle connection of a client is kept open."
+    )
+    shutdown_timeout_s: Duration = Field(
+        _SERVER.shutdown_timeout_s,
+        description="Longest wait for requests in flight when the server is asked to end.",
+    )
+    state_dir: FilePath = Field(
+        default_factory=default_state_dir,
+        description="Folder for logs and other state. Default: the platform's folder for the "
+        "state of programs, `~/.local/state/modelyard` on Linux.",
+    )
+
+
+class DevicesSection(Section):
+    reserve_mib: Mib = Field(
+        _DEVICES.reserve_mib,
+        description="Memory left free on every device that has no budget.",
+    )
+    budget_mib: Annotated[dict[Name, Mib], mapped] = Field(
+        dict(_DEVICES.budget_mib),
+        description="Most memory that models may hold together on a device, by device name "
+        "(`cpu` is the host); it replaces total less reserve.",
+    )
+
+
+class SchedulingSection(Section):
+    fair_after_s: Duration = Field(
+        _SCHEDULING.fair_after_s,
+        description="A request that has waited this long may take memory from models that are "
+        "not idle, once their requests in flight have ended.",
+    )
+    max_start_attempts: Annotated[int, whole(1, 100)] = Field(
+        _SCHEDULING.max_start_attempts,
+        description="Starts of one model in a row that may fail before it counts as failed.",
+    )
+    backoff_s: Duration = Field(
+        _SCHEDULING.backoff_s,
+        description="Pause after the first failed start; it doubles with each further one.",
+    )
+    backoff_max_s: Duration = Field(
+        _SCHEDULING.backoff_max_s, description="Longest pause between two starts."
+    )
+    failed_cooldown_s: Duration = Field(
+        _SCHEDULING.failed_cooldown_s,
+        description="Time until a request may try a failed model again.",
+    )
+
+
+class EnginesSection(Section):
+    llama_server: LlamaServer = Field(
+        _ENGINES.llama_server,
+        description="`auto` uses the `llama-server` on the PATH if there is one, else the "
+        "built-in; `builtin` is always the built-in; anything else is the program's path.",
+    )
+
+
+class LimitsSection(Section):
+    idle_stop_s: DurationOrNever = Field(
+        _LIMITS.idle_stop_s,
+        description="Stop an engine that nobody has used for this long; `never` keeps it running.",
+    )
+    max_wait_s: Duration = Field(
+        _LIMITS.max_wait_s,
+        description="Longest wait of a request for its model before it is answered with a "
+        "time-out.",
+    )
+    max_queue: Annotated[int, whole(0, 1_000_000)] = Field(
+        _LIMITS.max_queue,
+        description="Requests that may wait for a model; one more is refused.",
+    )
+    concurrency: Annotated[int | None, whole(1, 1_000_000).or_none()] = Field(
+        _LIMITS.concurrency,
+        description="Requests that an engine is given at once, more wait in the queue; null sets "
+        "no bound.",
+    )
+    start_timeout_s: PositiveDuration = Field(
+        _LIMITS.start_timeout_s,
+        description="Time that an engine may take from its start until it is ready.",
+    )
+    drain_timeout_s: Duration = Field(
+        _LIMITS.drain_timeout_s,
+        description="Longest wait for requests in flight when a person stops or restarts a model.",
+    )
+    stop_grace_s: Duration = Field(
+        _LIMITS.stop_grace_s,
+        description="Time between asking an engine's processes to end and killing them.",
+    )
+    response_timeout_s: PositiveDuration = Field(
+        _LIMITS.response_timeout_s,
+        description="Longest silence of an engine, before the first byte of an answer and "
+        "between two parts of it.",
+    )
+
+
+class ProfileSection(Section):
+    name: Name = Field(description="What the profile is called in messages.")
+    devices: Names = Field(
+        [],
+        description="Names of the devices that it runs on. Default: those that `memory` names, "
+        "else `cpu`.",
+    )
+    memory_mib: Memory = Field(
+        {}, description="Memory on each device; one size is enough where there is one device."
+    )
+    options: Options = Field({}, description="Laid over the model's `options`, key by key.")
+    command: Command = Field([], description="Replaces the model's `command`.")
+
+
+class ModelSection(LimitsSection):
+    aliases: Names = Field([], description="More names that requests may use.")
+    engine: EngineName = Field("llamacpp", description="What runs the model.")
+    source: FilePathOrNone = Field(
+        None,
+        description="File of the weights. Must be given for the engine `llamacpp`.",
+    )
+    tasks: Annotated[list[TaskName], listed(",")] = Field(
+        [],
+        description="What the model can be asked to do. Must be given for the engine `command`; "
+        "`llamacpp` recognises it from the file.",
+    )
+    options: Options = Field({}, description="Options of the engine, by the engine's own names.")
+    profiles: Annotated[list[Annotated[ProfileSection, mapped]], listed(",")] = Field(
+        [], description="Ways to run the model, tried in this order."
+    )
+    memory_mib: Memory = Field(
+        {},
+        description="Short for a single profile: memory on the host (`300MiB`), or on each device.",
+    )
+    command: Command = Field(
+        [], description="Program and arguments of the engine `command`; no shell reads it."
+    )
+    env: Annotated[dict[Name, Text], mapped] = Field(
+        {}, description="Variables added to the clean environment that engines get."
+    )
+    cwd: FilePathOrNone = Field(None, description="Folder in which the engine is started.")
+    health_path: HttpPath = Field(
+        None, description="Route that answers 200 once the engine is ready; null asks the engine."
+    )
+    preload: Boolean = Field(False, description="Start the model together with the server.")
+    pinned: Boolean = Field(False, description="Never stop the model to make room for another.")
+    priority: Annotated[int, whole(-1000, 1000)] = Field(
+        0, description="Requests for models with a higher priority are served first."
+    )
+
+
+class File(Section):
+    """The whole configuration."""
+
+    server: Annotated[ServerSection, mapped] = Field(
+        default_factory=ServerSection, description="The listener and how patient it is."
+    )
+    models_dirs: Annotated[list[FilePath], listed(os.pathsep)] = Field(
+        [], description="Folders in which models are found without being described."
+    )
+    devices: Annotated[DevicesSection, mapped] = Field(
+        default_factory=DevicesSection, description="How much memory models may hold together."
+    )
+    scheduling: Annotated[SchedulingSection, mapped] = Field(
+        default_factory=SchedulingSection,
+        description="When waiting requests take memory from others, and how starts are repeated.",
+    )
+    engines: Annotated[EnginesSection, mapped] = Field(
+        default_factory=EnginesSection, description="Where engines' programs lie."
+    )
+    defaults: Annotated[LimitsSection, mapped] = Field(
+        default_factory=LimitsSection, description="Limits of models that do not set their own."
+    )
+    models: Annotated[dict[Name, Annotated[ModelSection, mapped]], mapped] = Field(
+        {}, description="Models by their id: what requests name."
+    )
+
+
+SECTIONS: Mapping[str, type[Section]] = {
+    "server": ServerSection,
+    "devices": DevicesSection,
+    "scheduling": SchedulingSection,
+    "engines": EnginesSection,
+    "defaults": LimitsSection,
+}
+"""Sections that are no mapping of names."""
+
+
+def section_of(path: KeyPath) -> type[Section]:
+    """The section whose key the last step of `path` is, or should be."""
+    if path[0] == "models":
+        return {3: ModelSection, 5: ProfileSection}.get(len(path), File)
+    return SECTIONS.get(str(path[0]), File) if len(path) == 2 else File
+
+
+def keys_of(section: type[Section]) -> list[str]:
+    """The keys of a section as they are written."""
+    return [field.alias or name for name, field in section.model_fields.items()]

@@ -1,0 +1,107 @@
+"""What loading a configuration gives: frozen values, all checked, all with their defaults.
+
+Laws of this file:
+- The defaults written here are the only ones; the schema and the documents take them from here.
+- Times are seconds, memory is MiB or bytes, and the names say which.
+- Paths are absolute: `~` and relative paths have been resolved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import MappingProxyType
+
+from modelyard.core.specs import Limits, ModelSpec
+
+ENGINE_NAMES = ("llamacpp", "command")
+"""Engines that a model can name. `app.py` gives each of them an adapter."""
+
+KeyPath = tuple[str | int, ...]
+"""Keys and list positions that lead to a value: `("models", "qwen", "tasks", 0)`."""
+
+
+def default_state_dir() -> Path:
+    """The folder of this user where logs and other state are kept on this platform."""
+    import platformdirs  # costs an import that most users of this module do not need
+
+    return platformdirs.user_state_path("modelyard", appauthor=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The listener and how patient it is."""
+
+    host: str = "127.0.0.1"
+    port: int = 8080
+    """0 lets the system choose a free one."""
+    allowed_hosts: tuple[str, ...] = ()
+    """Names in the `Host` header that are answered besides loopback names and `host`."""
+    insecure: bool = False
+    """Allow a `host` that other machines can reach although nothing asks who they are."""
+    max_body_bytes: int = 32 * 1024 * 1024
+    heartbeat_after_s: float = 5.0
+    """A streaming client that waits this long for its model gets its headers and a heartbeat."""
+    heartbeat_every_s: float = 5.0
+    body_timeout_s: float = 30.0
+    """Longest silence of a client that is sending its request."""
+    keep_alive_s: float = 75.0
+    """How long an idle connection of a client is kept open."""
+    shutdown_timeout_s: float = 30.0
+    """Longest wait for requests in flight when the server is asked to end."""
+    state_dir: Path = field(default_factory=default_state_dir)
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """How much memory models may hold together."""
+
+    reserve_mib: int = 512
+    """Left free on every device that has no budget."""
+    budget_mib: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
+    """Most that models may hold on a device, by device name; it replaces total less reserve."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scheduling:
+    """When waiting requests take memory from others, and how failed starts are repeated."""
+
+    fair_after_s: float = 20.0
+    """A request that has waited this long may take memory from models that are not idle."""
+    max_start_attempts: int = 3
+    """Starts of one model in a row that may fail before it counts as failed."""
+    backoff_s: float = 0.5
+    """Pause after the first failed start; it doubles with each further one."""
+    backoff_max_s: float = 60.0
+    failed_cooldown_s: float = 300.0
+    """Time until a failed model may be tried again by a request."""
+
+
+@dataclass(frozen=True, slots=True)
+class Engines:
+    """Where engines' programs lie."""
+
+    llama_server: str | None = None
+    """Path of llama.cpp's server, `builtin` for the one in Modelyard, None for automatic: the
+    `llama-server` on the PATH if there is one, else the built-in."""
+
+
+@dataclass(frozen=True, slots=True)
+class Config:
+    """Everything a run of Modelyard has been told."""
+
+    server: Server = field(default_factory=Server)
+    models_dirs: tuple[Path, ...] = ()
+    devices: Devices = field(default_factory=Devices)
+    scheduling: Scheduling = field(default_factory=Scheduling)
+    engines: Engines = field(default_factory=Engines)
+    models: tuple[ModelSpec, ...] = ()
+    limits: Limits = field(default_factory=Limits)
+    """Limits of models that the config does not name (found in `models_dirs`): `defaults`."""
+    path: Path | None = None
+    """The file this was read from, if any."""
+    written: Mapping[KeyPath, str] = field(
+        default_factory=lambda: MappingProxyType({}), repr=False, compare=False
+    )
+    """Values that hold `${env:...}`, as they were written: what may be shown of them."""

@@ -1,0 +1,133 @@
+"""What the scheduler is told, and what it answers.
+
+Laws of this file:
+- Events are facts, in the past tense of whoever reports them; actions are orders, and performing
+  one ends in another event or in nothing.
+- All of it is plain frozen data, so that decisions can be compared in tests.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from modelyard.core.errors import ModelyardError
+from modelyard.core.lifecycle import EngineEvent
+from modelyard.core.specs import ModelSpec, Placement
+
+# ------------------------------------------------------------------------------------------ events
+
+
+@dataclass(frozen=True, slots=True)
+class ModelEvent:
+    model: str
+
+
+@dataclass(frozen=True, slots=True)
+class RequestWaits(ModelEvent):
+    """A request found no free replica and waits; `ticket` names it."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class RequestLeft(ModelEvent):
+    """A waiting request's client is gone."""
+
+    ticket: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartWanted(ModelEvent):
+    """A person, or `preload`, wants the model running."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopWanted(ModelEvent):
+    """A person wants the model stopped."""
+
+
+@dataclass(frozen=True, slots=True)
+class RestartWanted(ModelEvent):
+    """A person wants a fresh engine."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineNews(ModelEvent):
+    """What happened to a model's engine."""
+
+    news: EngineEvent
+
+
+@dataclass(frozen=True, slots=True)
+class ModelsChanged:
+    """The models there are now."""
+
+    specs: tuple[ModelSpec, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TimerDue:
+    """The moment that `next_timer` named has come."""
+
+
+@dataclass(frozen=True, slots=True)
+class ShutdownAsked:
+    """Everything is to end: nobody starts any more, whoever runs drains and stops."""
+
+
+SchedulerEvent = (
+    RequestWaits
+    | RequestLeft
+    | StartWanted
+    | StopWanted
+    | RestartWanted
+    | EngineNews
+    | ModelsChanged
+    | TimerDue
+    | ShutdownAsked
+)
+
+# ----------------------------------------------------------------------------------------- actions
+
+
+@dataclass(frozen=True, slots=True)
+class StartEngine:
+    spec: ModelSpec
+    run: int
+    placement: Placement
+
+
+@dataclass(frozen=True, slots=True)
+class StopEngine:
+    """End a run once its requests in flight are done, or `drain_s` has passed (None: no bound)."""
+
+    model: str
+    run: int
+    drain_s: float | None
+    grace_s: float
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """The waiting request may use this run of the model; its lease is counted already."""
+
+    ticket: int
+    model: str
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refuse:
+    ticket: int
+    error: ModelyardError
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    """A model's state is not what it was."""
+
+    model: str
+
+
+SchedulerAction = StartEngine | StopEngine | Grant | Refuse | Changed

@@ -1,0 +1,55 @@
+"""Why a model waits, in words with numbers.
+
+Laws of this file:
+- Reads the scheduler's state and changes nothing.
+- Names whoever holds what is missing; an explanation that does not say who is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from modelyard.core import placement
+from modelyard.core.lifecycle import State
+from modelyard.core.specs import Device
+from modelyard.core.state import ModelState
+
+
+def why_waiting(
+    models: Mapping[str, ModelState], devices: Sequence[Device], model: str, now: float
+) -> str:
+    """Why requests for the model wait at this moment, in one line."""
+    slot = models[model]
+    match slot.state:
+        case State.READY:
+            return f"all {slot.spec.limits.concurrency} places of its engine are taken"
+        case State.STARTING | State.RESTARTING:
+            return f"its engine is starting (for {now - slot.started_at:.0f} s)"
+        case State.STOPPING:
+            return f"its engine is stopping ({slot.why_stopping}) and starts again after that"
+        case State.BACKOFF if slot.retry_at > now:
+            pause = slot.retry_at - now
+            return f"it failed ({slot.replica.reason}) and is tried again in {pause:.1f} s"
+        case State.FAILED:
+            return f"it failed: {slot.replica.reason}"
+        case _:
+            return _who_holds_the_memory(models, devices, slot)
+
+
+def _who_holds_the_memory(
+    models: Mapping[str, ModelState], devices: Sequence[Device], slot: ModelState
+) -> str:
+    others = [s for s in models.values() if s.placement is not None and s is not slot]
+    found, passed_over = placement.candidates(slot.spec, devices)
+    left = placement.free(devices, [other.held_mib for other in others])
+    lacking = [
+        str(short)
+        for candidate in found
+        for short in placement.shortages(candidate.claims_mib, left)
+    ]
+    holders = ", ".join(
+        f"{other.spec.id} ({other.state}, {other.in_flight} in flight"
+        f"{', pinned' if other.spec.pinned else ''})"
+        for other in others
+    )
+    return f"{'; '.join(lacking or passed_over)}; held by {holders or 'nobody'}"

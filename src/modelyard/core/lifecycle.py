@@ -1,0 +1,168 @@
+"""The life of a replica: one enum, one table, one owner.
+
+Laws of this file:
+- Everything that may change a replica's state is a row of TRANSITIONS; there is no other way.
+- News about an engine carries the number of its run; news of an older run is dropped.
+- A missing row is a bug in Modelyard, never in an engine: `InvalidTransition` tells the story,
+  and whoever feeds events fails that one replica and goes on.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+
+class State(StrEnum):
+    """Where a replica is."""
+
+    STOPPED = "stopped"
+    STARTING = "starting"
+    READY = "ready"
+    STOPPING = "stopping"
+    """Takes no more requests, finishes those in flight, then ends its processes."""
+    RESTARTING = "restarting"
+    """Stopping, and to be started again with the same placement."""
+    BACKOFF = "backoff"
+    """Failed; tried again when its delay is over and somebody wants it."""
+    FAILED = "failed"
+    """Failed for good or too often; requests are refused until a person or a long pause helps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that happened to a replica."""
+
+
+@dataclass(frozen=True, slots=True)
+class StartAsked(Event):
+    """The scheduler has placed the replica."""
+
+
+@dataclass(frozen=True, slots=True)
+class StopAsked(Event):
+    """A person, idleness or another model's need ends the replica.
+
+    Asked again while it stops, it may shorten the drain.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class RestartAsked(Event):
+    """A person wants a fresh engine on the same placement."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineEvent(Event):
+    """News about one run of the engine."""
+
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineReady(EngineEvent):
+    """The engine answers its readiness probe."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineExited(EngineEvent):
+    """No process of the run is left. Reported exactly once a run, whatever ended it."""
+
+    reason: str = ""
+    permanent: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class GaveUp(EngineEvent):
+    """An exit after which starting again is pointless or was tried often enough."""
+
+
+class Action(StrEnum):
+    """What the owner of the replica has to do now."""
+
+    START_ENGINE = "start engine"
+    STOP_ENGINE = "stop engine"
+
+
+S = State
+TRANSITIONS: dict[tuple[State, type[Event]], tuple[State, Action | None]] = {
+    (S.STOPPED, StartAsked): (S.STARTING, Action.START_ENGINE),
+    (S.STOPPED, StopAsked): (S.STOPPED, None),
+    (S.STARTING, EngineReady): (S.READY, None),
+    (S.STARTING, EngineExited): (S.BACKOFF, None),
+    (S.STARTING, GaveUp): (S.FAILED, None),
+    (S.STARTING, StopAsked): (S.STOPPING, Action.STOP_ENGINE),
+    (S.STARTING, RestartAsked): (S.RESTARTING, Action.STOP_ENGINE),
+    (S.READY, EngineExited): (S.BACKOFF, None),
+    (S.READY, GaveUp): (S.FAILED, None),
+    (S.READY, StopAsked): (S.STOPPING, Action.STOP_ENGINE),
+    (S.READY, RestartAsked): (S.RESTARTING, Action.STOP_ENGINE),
+    (S.STOPPING, StopAsked): (S.STOPPING, Action.STOP_ENGINE),
+    (S.STOPPING, RestartAsked): (S.RESTARTING, None),
+    (S.STOPPING, EngineReady): (S.STOPPING, None),
+    (S.STOPPING, EngineExited): (S.STOPPED, None),
+    (S.RESTARTING, StopAsked): (S.STOPPING, Action.STOP_ENGINE),
+    (S.RESTARTING, RestartAsked): (S.RESTARTING, None),
+    (S.RESTARTING, EngineReady): (S.RESTARTING, None),
+    (S.RESTARTING, EngineExited): (S.STARTING, Action.START_ENGINE),
+    (S.BACKOFF, StartAsked): (S.STARTING, Action.START_ENGINE),
+    (S.BACKOFF, StopAsked): (S.STOPPED, None),
+    (S.FAILED, StopAsked): (S.STOPPED, None),
+}
+
+HOLDING = frozenset({S.STARTING, S.READY, S.STOPPING, S.RESTARTING})
+"""States in which a replica has, or may have, processes and therefore memory."""
+
+
+class InvalidTransition(Exception):
+    """The table has no row for what happened."""
+
+    def __init__(self, replica: Replica, event: Event) -> None:
+        past = "; ".join(f"{was} + {what} -> {now}" for was, what, now in replica.story)
+        super().__init__(f"{event} while {replica.state} (before: {past or 'nothing'})")
+
+
+@dataclass(slots=True)
+class Replica:
+    """One replica's state, the number of its current run, and its failures in a row."""
+
+    max_failures: int = 3
+    state: State = State.STOPPED
+    run: int = 0
+    failures: int = 0
+    reason: str = ""
+    """Why the last run ended, if it ended unasked and no later run became ready."""
+    story: deque[tuple[State, str, State]] = field(default_factory=lambda: deque(maxlen=20))
+
+    def handle(self, event: Event) -> Action | None:
+        """Apply one event and return what is to be done.
+
+        Raises InvalidTransition when the table has no row for it.
+        """
+        if isinstance(event, EngineEvent) and event.run != self.run:
+            return None
+        event = self._count_failures(event)
+        try:
+            new, action = TRANSITIONS[self.state, type(event)]
+        except KeyError:
+            raise InvalidTransition(self, event) from None
+        self.story.append((self.state, type(event).__name__, new))
+        self.state = new
+        if action is Action.START_ENGINE:
+            self.run += 1
+        return action
+
+    def forgive(self) -> None:
+        """Forget the failures: the engine has done real work, or a person starts afresh."""
+        self.failures = 0
+
+    def _count_failures(self, event: Event) -> Event:
+        if isinstance(event, EngineReady):
+            self.reason = ""
+        elif isinstance(event, EngineExited) and self.state in (S.STARTING, S.READY):
+            self.failures += 1
+            self.reason = event.reason
+            if event.permanent or self.failures >= self.max_failures:
+                return GaveUp(event.run)
+        return event

@@ -1,0 +1,505 @@
+"""Who runs, who waits, who leaves: events and `now` come in, actions go out.
+
+Laws of this file:
+- `Scheduler` owns every model's state, queue, leases and claims. Nobody else writes them.
+- A claim is held from the decision to start until no process of the run is left, so two starts can
+  never promise the same memory.
+- Nobody is cut: a model in use leaves only by a drain, and only when another has waited for
+  `fair_after_s`. Idle models leave at once, least recently used first. Pinned ones stay.
+- Among waiting models the higher priority goes first, then the longer wait. Memory that is being
+  freed for one is promised to it and not given to a later one.
+
+The policy is the simple one; what it decides lies in `_serve_waiting` and its helpers alone.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+from modelyard.core import eviction, placement
+from modelyard.core.errors import (
+    EngineStartFailed,
+    ModelNotFound,
+    ModelStopped,
+    ModelTooLarge,
+    ModelyardError,
+    NoDevice,
+    QueueFull,
+    WaitTimeout,
+)
+from modelyard.core.events import (
+    Changed,
+    EngineNews,
+    Grant,
+    ModelEvent,
+    ModelsChanged,
+    Refuse,
+    RequestLeft,
+    RequestWaits,
+    RestartWanted,
+    SchedulerAction,
+    SchedulerEvent,
+    ShutdownAsked,
+    StartEngine,
+    StartWanted,
+    StopEngine,
+    StopWanted,
+    TimerDue,
+)
+from modelyard.core.eviction import Resident
+from modelyard.core.explain import why_waiting
+from modelyard.core.lifecycle import (
+    HOLDING,
+    Action,
+    EngineEvent,
+    EngineExited,
+    EngineReady,
+    Event,
+    Replica,
+    RestartAsked,
+    StartAsked,
+    State,
+    StopAsked,
+)
+from modelyard.core.specs import Device, ModelSpec
+from modelyard.core.state import ModelState
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The scheduler's parameters."""
+
+    fair_after_s: float = 20.0
+    """A model that waited this long may drain models in use, if those have run as long."""
+    max_start_attempts: int = 3
+    """Failures in a row after which a model is given up."""
+    backoff_s: float = 0.5
+    """Pause after the first failed start; each further one doubles it."""
+    backoff_max_s: float = 60.0
+    failed_cooldown_s: float = 300.0
+    """A model given up is tried again when asked for after this long."""
+
+
+class Scheduler:
+    """The state of all models and devices, and the decisions over it."""
+
+    def __init__(self, policy: Policy, devices: Sequence[Device]) -> None:
+        self.policy = policy
+        self.devices = tuple(devices)
+        self.models: dict[str, ModelState] = {}
+        self._closing = False
+        self._somebody_waits = False
+
+    # ------------------------------------------------------------------------------------ hot path
+
+    def lease(self, model: str, now: float) -> int | None:
+        """Take a lease on a ready replica with room: its run number, or None if one must wait."""
+        slot = self.models[model]
+        if slot.queue or not slot.has_room():
+            return None
+        slot.in_flight += 1
+        slot.last_used = now
+        return slot.replica.run
+
+    def release(self, model: str, run: int, now: float, *, served: bool) -> list[SchedulerAction]:
+        """Give a lease back; `served` says that the engine answered properly."""
+        slot = self.models.get(model)
+        if slot is None or slot.replica.run != run or not slot.in_flight:
+            return []
+        slot.in_flight -= 1
+        slot.last_used = now
+        if served:
+            slot.replica.forgive()
+        if slot.queue or (self._somebody_waits and not slot.in_flight):
+            return self._decide(now)
+        return []
+
+    # -------------------------------------------------------------------------------------- events
+
+    def handle(self, event: SchedulerEvent, now: float) -> list[SchedulerAction]:
+        """Apply one event and return everything that has to happen because of it.
+
+        Raises InvalidTransition when the lifecycle has no row for what happened.
+        """
+        match event:
+            case RequestWaits(model, ticket) if model not in self.models:
+                return [Refuse(ticket, ModelNotFound(model))]
+            case ModelEvent(model) if model not in self.models:
+                return []
+            case RequestWaits(model, ticket):
+                actions = list(self._request_waits(self.models[model], ticket, now))
+            case RequestLeft(model, ticket):
+                self.models[model].queue.pop(ticket, None)
+                actions = []
+            case StartWanted(model):
+                actions = list(self._want(self.models[model], now))
+            case StopWanted(model):
+                actions = list(self._stop_for_a_person(self.models[model]))
+            case RestartWanted(model):
+                actions = list(self._restart(self.models[model], now))
+            case EngineNews(model, news):
+                actions = list(self._engine_news(self.models[model], news, now))
+            case ModelsChanged(specs):
+                actions = list(self._models_changed(specs, now))
+            case TimerDue():
+                actions = []
+            case ShutdownAsked():
+                actions = list(self._shut_down())
+        return [*actions, *self._timers(now), *self._decide(now)]
+
+    def next_timer(self, now: float) -> float:
+        """When `TimerDue` should come if nothing else happens before; infinity for never."""
+        return min((at for at in self._deadlines(now) if at > now), default=math.inf)
+
+    def idle_deadline(self, model: str) -> float:
+        """When the model will have been idle for too long; infinity if that cannot happen."""
+        slot = self.models.get(model)
+        return math.inf if slot is None else self._idle_until(slot)
+
+    def fail(self, model: str, reason: str) -> list[SchedulerAction]:
+        """Give a model up after a bug of ours: end what it runs, refuse who waits."""
+        slot = self.models[model]
+        slot.replica.reason = reason
+        slot.wanted_since = None
+        actions: list[SchedulerAction] = [*self._refuse_all(slot, EngineStartFailed(model, reason))]
+        if slot.placement is None:
+            slot.replica.state = State.FAILED
+        else:
+            slot.replica.state = State.STOPPING
+            slot.why_stopping = reason
+            actions.append(self._stop_action(slot, 0.0))
+        return [*actions, Changed(model)]
+
+    # --------------------------------------------------------------------------------- explanation
+
+    def check_admissible(self, model: str) -> None:
+        """Raise ModelTooLarge or NoDevice if the model cannot run whatever else is stopped."""
+        slot = self.models[model]
+        found, passed_over = placement.candidates(slot.spec, self.devices)
+        if not found:
+            raise NoDevice(f"model {model!r} cannot be placed: {'; '.join(passed_over)}")
+        pinned = [other for other in self._holders(slot) if other.spec.pinned]
+        left = placement.free(self.devices, [other.held_mib for other in pinned])
+        if any(placement.fits(candidate.claims_mib, left) for candidate in found):
+            return
+        lacking = "; ".join(
+            f"profile {candidate.profile!r} needs {short.needed_mib} MiB on {short.device}, which "
+            f"can give {short.free_mib} MiB"
+            for candidate in found
+            for short in placement.shortages(candidate.claims_mib, left)
+        )
+        beside = f" beside pinned {', '.join(o.spec.id for o in pinned)}" if pinned else ""
+        raise ModelTooLarge(
+            f"model {model!r} can never fit{beside}: {lacking}",
+            hint="raise devices.budget, lower the model's context, or declare its real memory",
+        )
+
+    # ------------------------------------------------------------------------------------ handlers
+
+    def _request_waits(
+        self, slot: ModelState, ticket: int, now: float
+    ) -> Iterator[SchedulerAction]:
+        if slot.state is State.FAILED:
+            if now < slot.retry_at:
+                error = EngineStartFailed(slot.spec.id, slot.replica.reason, hint=self._revival)
+                yield Refuse(ticket, error)
+                return
+            yield from self._revive(slot)
+        try:
+            if slot.state not in HOLDING:
+                self.check_admissible(slot.spec.id)
+            if len(slot.queue) >= slot.spec.limits.max_queue:
+                raise QueueFull(slot.spec.id, len(slot.queue))
+        except ModelyardError as error:
+            yield Refuse(ticket, error)
+            return
+        slot.queue[ticket] = now
+
+    @property
+    def _revival(self) -> str:
+        return f"tried again after {self.policy.failed_cooldown_s:g} s, or by `modelyard start`"
+
+    def _revive(self, slot: ModelState) -> Iterator[SchedulerAction]:
+        slot.replica.forgive()
+        yield from self._apply(slot, StopAsked())
+
+    def _want(self, slot: ModelState, now: float) -> Iterator[SchedulerAction]:
+        slot.replica.forgive()
+        slot.retry_at = now
+        if slot.state is State.FAILED:
+            yield from self._revive(slot)
+        if slot.state not in (State.STARTING, State.READY, State.RESTARTING):
+            slot.wanted_since = now
+            yield Changed(slot.spec.id)
+
+    def _stop_for_a_person(self, slot: ModelState) -> Iterator[SchedulerAction]:
+        slot.wanted_since = None
+        stopped = ModelStopped(f"model {slot.spec.id!r} was stopped while the request waited")
+        slot.replica.forgive()
+        yield from self._refuse_all(slot, stopped)
+        yield from self._stop(slot, "stopped by a person", slot.spec.limits.drain_timeout_s)
+
+    def _restart(self, slot: ModelState, now: float) -> Iterator[SchedulerAction]:
+        if slot.state not in HOLDING:
+            yield from self._want(slot, now)
+            return
+        slot.why_stopping = "restarted by a person"
+        yield from self._apply(slot, RestartAsked(), slot.spec.limits.drain_timeout_s)
+
+    def _engine_news(
+        self, slot: ModelState, news: EngineEvent, now: float
+    ) -> Iterator[SchedulerAction]:
+        if news.run != slot.replica.run:
+            return
+        before = slot.state
+        yield from self._apply(slot, news)
+        if isinstance(news, EngineReady) and slot.state is State.READY:
+            slot.ready_since = slot.last_used = now
+            slot.wanted_since = None
+        elif isinstance(news, EngineExited):
+            yield from self._after_exit(slot, before, now)
+
+    def _after_exit(self, slot: ModelState, before: State, now: float) -> Iterator[SchedulerAction]:
+        slot.in_flight = 0
+        if slot.state is State.STARTING:  # restarted: the claim is kept
+            slot.started_at = now
+            return
+        slot.placement = None
+        if slot.removed:
+            del self.models[slot.spec.id]
+        elif slot.state is State.BACKOFF:
+            slot.retry_at = now + self._pause(slot.replica.failures, before)
+        elif slot.state is State.FAILED:
+            slot.retry_at = now + self.policy.failed_cooldown_s
+            reason = slot.replica.reason
+            failed = EngineStartFailed(slot.spec.id, reason, hint=self._revival)
+            yield from self._refuse_all(slot, failed)
+            slot.wanted_since = None
+        if slot.spec.preload and slot.state in (State.BACKOFF, State.FAILED):
+            slot.wanted_since = now
+
+    def _pause(self, failures: int, before: State) -> float:
+        """An engine that was ready and died is replaced at once, the first time."""
+        if before is State.READY and failures == 1:
+            return 0.0
+        return min(self.policy.backoff_max_s, self.policy.backoff_s * 2.0 ** (failures - 1))
+
+    def _models_changed(self, specs: Iterable[ModelSpec], now: float) -> Iterator[SchedulerAction]:
+        new = {spec.id: spec for spec in specs}
+        for model, slot in tuple(self.models.items()):
+            if model not in new:
+                yield from self._remove(slot)
+        for model, spec in new.items():
+            known = self.models.get(model)
+            if known is None:
+                replica = Replica(max_failures=self.policy.max_start_attempts)
+                self.models[model] = ModelState(spec, replica, last_used=now)
+                if spec.preload:
+                    self.models[model].wanted_since = now
+                yield Changed(model)
+                continue
+            known.removed = False
+            if _runs_differently(known.spec, spec):
+                # A restart would keep the old placement, which may be of a profile that is gone.
+                yield from self._stop(known, "its definition changed", spec.limits.drain_timeout_s)
+            if known.spec != spec:
+                known.spec = spec
+                yield Changed(model)
+
+    def _remove(self, slot: ModelState) -> Iterator[SchedulerAction]:
+        model = slot.spec.id
+        slot.removed = True
+        slot.wanted_since = None
+        yield from self._refuse_all(slot, ModelStopped(f"model {model!r} was removed"))
+        yield from self._stop(slot, "removed", slot.spec.limits.drain_timeout_s)
+        if slot.state not in HOLDING:
+            del self.models[model]
+            yield Changed(model)
+
+    def _timers(self, now: float) -> Iterator[SchedulerAction]:
+        for slot in tuple(self.models.values()):
+            limits = slot.spec.limits
+            for ticket, arrived in tuple(slot.queue.items()):
+                if arrived + limits.max_wait_s > now:
+                    break
+                del slot.queue[ticket]
+                why = why_waiting(self.models, self.devices, slot.spec.id, now)
+                waited = f"waited {now - arrived:.0f} s for model {slot.spec.id!r}"
+                yield Refuse(ticket, WaitTimeout(f"{waited}: {why}"))
+            if self._idle_until(slot) <= now:
+                yield from self._stop(slot, f"unused for {limits.idle_stop_s:g} s", None)
+            if slot.state is State.FAILED and slot.wanted and slot.retry_at <= now:
+                yield from self._revive(slot)
+            if slot.state is State.BACKOFF and not slot.wanted and slot.retry_at <= now:
+                yield from self._apply(slot, StopAsked())
+
+    def _shut_down(self) -> Iterator[SchedulerAction]:
+        self._closing = True
+        for slot in self.models.values():
+            slot.wanted_since = None
+            yield from self._refuse_all(slot, ModelStopped("the server is shutting down"))
+            yield from self._stop(slot, "the server is shutting down", None)
+
+    # ----------------------------------------------------------------------------------- decisions
+
+    def _decide(self, now: float) -> list[SchedulerAction]:
+        actions: list[SchedulerAction] = []
+        for slot in self.models.values():
+            while slot.queue and slot.has_room():
+                ticket = next(iter(slot.queue))
+                del slot.queue[ticket]
+                slot.in_flight += 1
+                slot.last_used = now
+                actions.append(Grant(ticket, slot.spec.id, slot.replica.run))
+        if not self._closing:
+            actions += self._serve_waiting(now)
+        self._somebody_waits = any(slot.wanted for slot in self.models.values())
+        return actions
+
+    def _serve_waiting(self, now: float) -> Iterator[SchedulerAction]:
+        waiting = [s for s in self.models.values() if s.wanted and self._startable(s, now)]
+        if not waiting:
+            return
+        waiting.sort(key=lambda slot: (-slot.spec.priority, slot.waiting_since))
+        left = placement.free(self.devices, [slot.held_mib for slot in self._holders()])
+        soon = dict(left)  # what is left when all who are stopping have stopped
+        for slot in self._holders():
+            if slot.state is State.STOPPING:
+                placement.give(soon, slot.held_mib)
+        for slot in waiting:
+            yield from self._place(slot, left, soon, now)
+
+    def _place(
+        self, slot: ModelState, left: dict[str, int], soon: dict[str, int], now: float
+    ) -> Iterator[SchedulerAction]:
+        """Start the model now, or promise it memory that is being freed, or free some for it."""
+        found, _ = placement.candidates(slot.spec, self.devices)
+        for candidate in found:
+            claims = candidate.claims_mib
+            if placement.fits(claims, left) and placement.fits(claims, soon):
+                placement.take(left, claims)
+                placement.take(soon, claims)
+                slot.placement = candidate
+                slot.started_at = now
+                yield from self._apply(slot, StartAsked())
+                return
+        for candidate in found:
+            if placement.fits(candidate.claims_mib, soon):
+                placement.take(soon, candidate.claims_mib)
+                return
+        offers = [self._idle_residents()]
+        if now - slot.waiting_since >= self.policy.fair_after_s:
+            offers.append(self._residents_with_their_share(now))
+        for offered in offers:
+            for candidate in found:
+                leaving = eviction.victims(candidate.claims_mib, soon, offered)
+                if leaving is not None:
+                    for model in leaving:
+                        placement.give(soon, self.models[model].held_mib)
+                        yield from self._stop(
+                            self.models[model], f"to make room for {slot.spec.id}", None
+                        )
+                    placement.take(soon, candidate.claims_mib)
+                    return
+
+    def _idle_residents(self) -> list[Resident]:
+        return _least_recently_used(s for s in self.models.values() if s.idle and _may_leave(s))
+
+    def _residents_with_their_share(self, now: float) -> list[Resident]:
+        """Idle models, then models in use that have been ready for as long as anybody must wait."""
+        enough = now - self.policy.fair_after_s
+        busy = [
+            slot
+            for slot in self.models.values()
+            if slot.state is State.READY and not slot.idle and slot.ready_since <= enough
+        ]
+        return self._idle_residents() + _least_recently_used(s for s in busy if _may_leave(s))
+
+    # ------------------------------------------------------------------------------------- helpers
+
+    def _apply(
+        self, slot: ModelState, event: Event, drain_s: float | None = None
+    ) -> Iterator[SchedulerAction]:
+        action = slot.replica.handle(event)
+        if action is Action.START_ENGINE:
+            assert slot.placement is not None, "a start without a placement"
+            yield StartEngine(slot.spec, slot.replica.run, slot.placement)
+        elif action is Action.STOP_ENGINE:
+            yield self._stop_action(slot, drain_s)
+        yield Changed(slot.spec.id)
+
+    def _stop(self, slot: ModelState, why: str, drain_s: float | None) -> Iterator[SchedulerAction]:
+        if slot.state is not State.STOPPED:
+            slot.why_stopping = why
+            yield from self._apply(slot, StopAsked(), drain_s)
+
+    def _stop_action(self, slot: ModelState, drain_s: float | None) -> StopEngine:
+        model, grace_s = slot.spec.id, slot.spec.limits.stop_grace_s
+        return StopEngine(model, slot.replica.run, drain_s, grace_s, slot.why_stopping)
+
+    def _refuse_all(self, slot: ModelState, error: ModelyardError) -> Iterator[SchedulerAction]:
+        tickets = tuple(slot.queue)
+        slot.queue.clear()
+        for ticket in tickets:
+            yield Refuse(ticket, error)
+
+    def _startable(self, slot: ModelState, now: float) -> bool:
+        if slot.state is State.BACKOFF:
+            return slot.retry_at <= now
+        return slot.state is State.STOPPED
+
+    def _holders(self, apart_from: ModelState | None = None) -> list[ModelState]:
+        return [s for s in self.models.values() if s.placement is not None and s is not apart_from]
+
+    def _idle_until(self, slot: ModelState) -> float:
+        idle_stop_s = slot.spec.limits.idle_stop_s
+        if not slot.idle or slot.spec.pinned or idle_stop_s is None:
+            return math.inf
+        return slot.last_used + idle_stop_s
+
+    def _deadlines(self, now: float) -> Iterator[float]:
+        anybody_waits = False
+        for slot in self.models.values():
+            yield self._idle_until(slot)
+            if slot.queue:
+                yield next(iter(slot.queue.values())) + slot.spec.limits.max_wait_s
+            if slot.state in (State.BACKOFF, State.FAILED):
+                yield slot.retry_at
+            if slot.wanted and self._startable(slot, now):
+                anybody_waits = True
+                yield slot.waiting_since + self.policy.fair_after_s
+        if anybody_waits:
+            for slot in self.models.values():
+                if slot.state is State.READY:
+                    yield slot.ready_since + self.policy.fair_after_s
+
+
+def _may_leave(slot: ModelState) -> bool:
+    return not slot.spec.pinned
+
+
+def _least_recently_used(slots: Iterable[ModelState]) -> list[Resident]:
+    ordered = sorted(slots, key=lambda slot: slot.last_used)
+    return [Resident(slot.spec.id, slot.held_mib) for slot in ordered]
+
+
+def _runs_differently(old: ModelSpec, new: ModelSpec) -> bool:
+    """Whether a running engine of `old` is not the one that `new` describes."""
+
+    def engine_part(spec: ModelSpec) -> tuple[object, ...]:
+        return (
+            spec.engine,
+            spec.tasks,
+            spec.source,
+            spec.options,
+            spec.profiles,
+            spec.command,
+            spec.env,
+            spec.cwd,
+            spec.health_path,
+            spec.revision,
+        )
+
+    return engine_part(old) != engine_part(new)

@@ -1,0 +1,150 @@
+"""The nouns of Modelyard, as frozen values.
+
+Laws of this file:
+- Memory is in MiB (integers, rounded up), time in seconds (floats), and the names say so.
+- Nothing here knows how a value was obtained: the config, the catalog and the probes build them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeAlias
+
+OptionValue: TypeAlias = (
+    "str | int | float | bool | list[OptionValue] | dict[str, OptionValue] | None"
+)
+"""An engine option as YAML and JSON can write it."""
+
+Need: TypeAlias = Mapping[str, int]
+"""MiB wanted on each device, by device id."""
+
+HOST_DEVICE = "cpu"
+"""Id and name of the device that stands for host memory."""
+
+
+class Task(StrEnum):
+    """What a model can be asked to do. A route serves one task, a model has one or more."""
+
+    CHAT = "chat"
+    COMPLETION = "completion"
+    EMBEDDING = "embedding"
+    RERANK = "rerank"
+
+
+@dataclass(frozen=True, slots=True)
+class Device:
+    """Something with memory that can be full: a GPU, or the host (`cpu`).
+
+    `capacity_mib` is what replicas may hold together: the budget where one is set, otherwise the
+    total less the reserve.
+    """
+
+    id: str
+    name: str
+    total_mib: int
+    capacity_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """One way to run a model on certain hardware. Profiles are tried in the order written.
+
+    `memory_mib` is the declared claim per device; devices it does not name use the estimate.
+    `options` and `command` override those of the model.
+    """
+
+    name: str
+    devices: tuple[str, ...] = (HOST_DEVICE,)
+    memory_mib: Need = field(default_factory=dict)
+    options: Mapping[str, OptionValue] = field(default_factory=dict)
+    command: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Times and bounds of one model. Every field can be set in the config."""
+
+    idle_stop_s: float | None = 3600.0
+    """Stop an engine that nobody has used for this long; None never stops it."""
+    max_wait_s: float = 600.0
+    """Longest wait of a request for its model before it is answered with a time-out."""
+    max_queue: int = 1000
+    """Requests that may wait for this model; one more is refused."""
+    concurrency: int | None = None
+    """Requests the engine is given at once; more wait in the queue. None sets no bound."""
+    start_timeout_s: float = 600.0
+    """Time an engine may take from its start until it is ready."""
+    drain_timeout_s: float = 60.0
+    """Longest wait for requests in flight when a person stops or restarts the model."""
+    stop_grace_s: float = 10.0
+    """Time between asking an engine's processes to end and killing them."""
+    response_timeout_s: float = 600.0
+    """Longest silence of an engine, before the first byte of an answer and between two parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model as a user declared it, or as the catalog found it. `id` is what requests name."""
+
+    id: str
+    engine: str
+    tasks: frozenset[Task]
+    aliases: tuple[str, ...] = ()
+    source: str | None = None
+    """File or folder of the weights; engines that need none leave it out."""
+    options: Mapping[str, OptionValue] = field(default_factory=dict)
+    profiles: tuple[Profile, ...] = (Profile("default"),)
+    estimate_mib: int | None = None
+    """What one replica is expected to hold, read from the checkpoint's header."""
+    context_length: int | None = None
+    """Longest sequence the checkpoint was made for, in tokens."""
+    command: tuple[str, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    cwd: str | None = None
+    health_path: str | None = None
+    """Route that answers 200 when the engine is ready; None asks the engine's adapter."""
+    preload: bool = False
+    pinned: bool = False
+    priority: int = 0
+    limits: Limits = Limits()
+    revision: str = ""
+    """Changes when the files behind the model change, so that a running replica is renewed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where an engine listens."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """A process to start: no shell, an environment of its own, a folder of its own."""
+
+    argv: tuple[str, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
+    """Variables added to the clean environment that launchers give every engine."""
+    cwd: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Which profile a replica runs and what it holds on each device, in MiB."""
+
+    profile: str
+    claims_mib: Need
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """What a starting engine says it is doing."""
+
+    phase: str
+    percent: float | None = None

@@ -1,0 +1,62 @@
+"""What is known of each model while the server runs.
+
+Laws of this file:
+- A value the scheduler alone writes; everybody may read it, nobody may decide by it elsewhere.
+- Times are of the scheduler's clock.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from modelyard.core.lifecycle import Replica, State
+from modelyard.core.specs import ModelSpec, Need, Placement
+
+
+@dataclass(slots=True)
+class ModelState:
+    """What the scheduler knows of one model. Read it anywhere, write it only here."""
+
+    spec: ModelSpec
+    replica: Replica
+    queue: dict[int, float] = field(default_factory=dict)
+    """Waiting tickets in order of arrival, with the time each arrived."""
+    in_flight: int = 0
+    placement: Placement | None = None
+    wanted_since: float | None = None
+    """Since when a person or `preload` wants it running, until it runs."""
+    last_used: float = 0.0
+    ready_since: float = 0.0
+    started_at: float = 0.0
+    retry_at: float = 0.0
+    why_stopping: str = ""
+    removed: bool = False
+
+    @property
+    def state(self) -> State:
+        return self.replica.state
+
+    @property
+    def wanted(self) -> bool:
+        return bool(self.queue) or self.wanted_since is not None
+
+    @property
+    def waiting_since(self) -> float:
+        """When the oldest of those who want the model began to. Only for a wanted model."""
+        times = [] if self.wanted_since is None else [self.wanted_since]
+        if self.queue:
+            times.append(next(iter(self.queue.values())))
+        return min(times)
+
+    @property
+    def idle(self) -> bool:
+        return self.state is State.READY and not self.in_flight and not self.queue
+
+    @property
+    def held_mib(self) -> Need:
+        """What it claims on each device at this moment."""
+        return self.placement.claims_mib if self.placement else {}
+
+    def has_room(self) -> bool:
+        bound = self.spec.limits.concurrency
+        return self.state is State.READY and (bound is None or self.in_flight < bound)

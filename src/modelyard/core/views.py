@@ -1,0 +1,119 @@
+"""What the admin API says: the server builds these values, clients read them back.
+
+Laws of this file:
+- Every field is plain data, so that JSON carries it without loss.
+- Moments are seconds since the epoch (`_at`), spans are seconds (`_s`), memory is MiB (`_mib`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True, slots=True)
+class ModelView:
+    """One model as `ps`, `list` and `show` print it."""
+
+    id: str
+    state: str
+    tasks: list[str]
+    engine: str
+    aliases: list[str] = field(default_factory=list)
+    source: str | None = None
+    context_length: int | None = None
+    estimate_mib: int | None = None
+    pinned: bool = False
+    preload: bool = False
+    priority: int = 0
+    profile: str | None = None
+    """Profile of the running replica."""
+    memory_mib: dict[str, int] = field(default_factory=dict)
+    """What the running replica claims on each device."""
+    run: int = 0
+    pid: int | None = None
+    in_flight: int = 0
+    queued: int = 0
+    idle_s: float | None = None
+    """How long a ready replica has had no request."""
+    last_used_at: float | None = None
+    ready_s: float | None = None
+    phase: str | None = None
+    """What a starting engine says it is doing."""
+    percent: float | None = None
+    waiting_for: str | None = None
+    """Why requests wait, if any do."""
+    reason: str | None = None
+    """Why the last run ended, if it failed."""
+    failures: int = 0
+    log_path: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class DeviceView:
+    """One device: its size, what replicas may hold there, and what they claim."""
+
+    id: str
+    name: str
+    total_mib: int
+    capacity_mib: int
+    claimed_mib: int
+    used_mib: int | None = None
+    """What the whole machine uses there now, where the probe can tell."""
+
+
+@dataclass(frozen=True, slots=True)
+class Info:
+    """The server itself."""
+
+    version: str
+    pid: int
+    url: str
+    started_at: float
+    uptime_s: float
+    config_path: str | None
+    models_dirs: list[str]
+    models: int
+    ready: int
+    in_flight: int
+    queued: int
+    requests: int
+    """Inference requests answered since the start."""
+    memory_mib: int
+    """Resident memory of the server process itself."""
+    loads: int
+    """Engines that became ready since the start."""
+    stops: int
+    """Engines that were stopped since the start, evictions among them."""
+    problems: list[str] = field(default_factory=list)
+    """Model files and folders that could not be used, and why."""
+
+
+@dataclass(frozen=True, slots=True)
+class LineView:
+    """One line of an engine's output; a new `run` starts counting at 1 again."""
+
+    model: str
+    run: int
+    number: int
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class LogView:
+    """The newest lines of a model's engine, and the file that has them all."""
+
+    model: str
+    path: str | None
+    lines: list[LineView]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One piece of live news.
+
+    Topic `models` carries a ModelView, `removed` the id of a model that is gone, `log:<model>` a
+    LineView, `lost` how many events a slow reader has missed.
+    """
+
+    topic: str
+    data: ModelView | LineView | str | int

@@ -1,0 +1,57 @@
+"""What an engine adapter knows. Adapters are pure: they translate, they never act.
+
+Laws of this file:
+- An adapter reads a spec and returns values; whoever starts processes and opens sockets is
+  elsewhere (`launchers`, `runtime`).
+- Facts about the machine that an adapter needs (where a program lies) are given to its
+  constructor by `app.py`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from modelyard.core.specs import Command, Endpoint, ModelSpec, Placement, Progress
+
+
+@dataclass(frozen=True, slots=True)
+class Failure:
+    """Why a start failed, in one line, and whether trying again is pointless."""
+
+    reason: str
+    permanent: bool = False
+
+
+class Engine(Protocol):
+    """One kind of inference server."""
+
+    @property
+    def name(self) -> str:
+        """The word that the config's `engine` key uses."""
+        ...
+
+    def problems(self, spec: ModelSpec) -> Sequence[str]:
+        """What is wrong with the spec for this engine, each with its key path inside the model."""
+        ...
+
+    def command(self, spec: ModelSpec, placement: Placement, endpoint: Endpoint) -> Command:
+        """The process that serves `spec` at `endpoint`."""
+        ...
+
+    def fixed_port(self, spec: ModelSpec) -> int | None:
+        """The port on which this model's engine insists, if it does (start scripts often do)."""
+        ...
+
+    def health_path(self, spec: ModelSpec) -> str:
+        """The route that answers 200 once the engine can serve requests."""
+        ...
+
+    def progress(self, line: str) -> Progress | None:
+        """What a line of the engine's output says about its loading, if anything."""
+        ...
+
+    def failure(self, exit_text: str, last_lines: Sequence[str]) -> Failure:
+        """Explain an engine that ended before it was ready, from its exit and its last lines."""
+        ...

@@ -1,0 +1,195 @@
+"""llama.cpp: a GGUF file served by the xllamacpp wheel, or by a llama-server of the user's own.
+
+Laws of this file:
+- Both servers are started from the same settings (`llamacpp_options`), so the same config gives
+  equal answers on both. llama-server must know `--fit` (builds since December 2025).
+- What the model needs is counted before it starts. So nothing may grow or shrink behind the
+  scheduler's back: the prompt cache in host memory (8 GiB by default) is off unless it is asked
+  for, a replica on the host uses no GPU, and its context is not fitted to what happens to be free.
+- One process serves one kind of task, because llama.cpp pools the whole context one way.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+
+from modelyard.core.specs import (
+    HOST_DEVICE,
+    Command,
+    Endpoint,
+    ModelSpec,
+    OptionValue,
+    Placement,
+    Progress,
+    Task,
+)
+from modelyard.engines import llamacpp_options, llamacpp_output
+from modelyard.engines.base import Failure
+
+MAX_POOLED_TOKENS = 8192
+"""Longest input of an embedding or rerank model whose `ctx_size` is left open: llama.cpp handles
+such an input in one batch, and the batch's buffers grow with its length."""
+
+_SERVER_MODULE = "modelyard.servers.llamacpp"
+_AUTO_SLOTS = -1
+_EMBEDDING = "embedding"
+_RERANK = "rerank"
+_CHAT = "chat"
+
+
+class LlamaCpp:
+    """Starts `server_binary` (a llama-server) if there is one, else our own server with `python`.
+
+    `unified_memory` says that the host's memory is the GPU's too, as on Apple's chips, where a
+    replica on the host does use the GPU.
+    """
+
+    name = "llamacpp"
+
+    def __init__(
+        self, python: str, server_binary: str | None = None, *, unified_memory: bool = False
+    ) -> None:
+        self._python = python
+        self._binary = server_binary
+        self._unified_memory = unified_memory
+
+    def problems(self, spec: ModelSpec) -> Sequence[str]:
+        return tuple(self._problems(spec))
+
+    def command(self, spec: ModelSpec, placement: Placement, endpoint: Endpoint) -> Command:
+        settings = self._settings(spec, placement)
+        if self._binary is None:
+            argv = self._built_in(spec, endpoint, settings)
+        else:
+            argv = self._llama_server(self._binary, spec, endpoint, settings)
+        devices = self._visible_devices(placement)
+        return Command(argv, env={**devices, **spec.env}, cwd=spec.cwd)
+
+    def fixed_port(self, spec: ModelSpec) -> int | None:  # noqa: ARG002 - any port will do
+        return None
+
+    def health_path(self, spec: ModelSpec) -> str:
+        return spec.health_path or "/health"
+
+    def progress(self, line: str) -> Progress | None:
+        return llamacpp_output.progress(line)
+
+    def failure(self, exit_text: str, last_lines: Sequence[str]) -> Failure:
+        return llamacpp_output.failure(exit_text, last_lines)
+
+    # ----------------------------------------------------------------------------------- checking
+
+    def _problems(self, spec: ModelSpec) -> Iterator[str]:
+        if spec.source is None:
+            yield "source: llama.cpp needs the path of a GGUF file"
+        if len(_kinds(spec.tasks)) > 1:
+            listed = ", ".join(sorted(spec.tasks))
+            yield f"tasks: one llama.cpp process cannot serve {listed}; declare two models"
+        if spec.command:
+            yield "command: the llamacpp engine has its own; write `engine: command` to use yours"
+        yield from self._option_problems("options", spec.options)
+        for index, profile in enumerate(spec.profiles):
+            if profile.command:
+                yield f"profiles[{index}].command: only `engine: command` has one"
+            yield from self._option_problems(f"profiles[{index}].options", profile.options)
+
+    def _option_problems(self, path: str, options: Mapping[str, OptionValue]) -> Iterator[str]:
+        built_in = self._binary is None
+        for name, why in llamacpp_options.problems(options, built_in=built_in):
+            yield f"{path}.{name}: {why}"
+
+    # ----------------------------------------------------------------------------------- settings
+
+    def _settings(self, spec: ModelSpec, placement: Placement) -> dict[str, OptionValue]:
+        """What the user chose over what Modelyard needs."""
+        profile = next((p for p in spec.profiles if p.name == placement.profile), None)
+        chosen = llamacpp_options.settings(spec.options)
+        if profile is not None:
+            chosen |= llamacpp_options.settings(profile.options)
+        settings: dict[str, OptionValue] = {
+            "ui": False,
+            "endpoint_metrics": True,
+            "cache_ram_mib": 0,
+        }
+        if self._is_host_only(placement):
+            settings |= {"n_gpu_layers": 0, "fit_params": False}
+        if _mode(spec) != _CHAT:
+            settings |= _pooled(spec, chosen.get("n_ctx"))
+        return settings | chosen
+
+    def _is_host_only(self, placement: Placement) -> bool:
+        return set(placement.claims_mib) <= {HOST_DEVICE} and not self._unified_memory
+
+    def _visible_devices(self, placement: Placement) -> dict[str, str]:
+        """Keeps a replica on the GPUs it was placed on, by the UUIDs that NVML gives them."""
+        if self._unified_memory:
+            return {}
+        gpus = [device for device in placement.claims_mib if device != HOST_DEVICE]
+        if all(device.startswith(("GPU-", "MIG-")) for device in gpus):
+            return {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
+        return {}
+
+    # ----------------------------------------------------------------------------------- commands
+
+    def _built_in(
+        self, spec: ModelSpec, endpoint: Endpoint, settings: Mapping[str, OptionValue]
+    ) -> tuple[str, ...]:
+        values = {"n_parallel": _AUTO_SLOTS, **settings}
+        template = values.pop(llamacpp_options.CHAT_TEMPLATE_FILE, None)
+        return (
+            self._python,
+            # Not the working folder's modules: a model's folder may hold a json.py.
+            "-P",
+            "-m",
+            _SERVER_MODULE,
+            f"--model={spec.source}",
+            *(f"--alias={name}" for name in (spec.id, *spec.aliases)),
+            f"--host={endpoint.host}",
+            f"--port={endpoint.port}",
+            f"--mode={_mode(spec)}",
+            "--exit-with-stdin",
+            *([f"--chat-template-file={template}"] if template is not None else []),
+            *(f"--set={name}={json.dumps(value)}" for name, value in sorted(values.items())),
+        )
+
+    def _llama_server(
+        self,
+        binary: str,
+        spec: ModelSpec,
+        endpoint: Endpoint,
+        settings: Mapping[str, OptionValue],
+    ) -> tuple[str, ...]:
+        mode_flags = {_EMBEDDING: ("--embedding",), _RERANK: ("--reranking",), _CHAT: ()}
+        return (
+            binary,
+            "--model",
+            str(spec.source),
+            "--alias",
+            ",".join((spec.id, *spec.aliases)),
+            "--host",
+            endpoint.host,
+            "--port",
+            str(endpoint.port),
+            *mode_flags[_mode(spec)],
+            *llamacpp_options.arguments(dict(sorted(settings.items()))),
+        )
+
+
+def _kinds(tasks: frozenset[Task]) -> set[str]:
+    of_task = {Task.EMBEDDING: _EMBEDDING, Task.RERANK: _RERANK}
+    return {of_task.get(task, _CHAT) for task in tasks}
+
+
+def _mode(spec: ModelSpec) -> str:
+    kinds = _kinds(spec.tasks)
+    return kinds.pop() if len(kinds) == 1 else _CHAT
+
+
+def _pooled(spec: ModelSpec, n_ctx: OptionValue) -> dict[str, OptionValue]:
+    """The whole input must fit one physical batch, or llama.cpp refuses it."""
+    if isinstance(n_ctx, int) and n_ctx > 0:
+        return {"n_batch": n_ctx, "n_ubatch": n_ctx}
+    tokens = min(spec.context_length or MAX_POOLED_TOKENS, MAX_POOLED_TOKENS)
+    batch: dict[str, OptionValue] = {"n_batch": tokens, "n_ubatch": tokens}
+    return batch | ({"n_ctx": tokens} if spec.context_length and n_ctx is None else {})

@@ -1,0 +1,282 @@
+"""The admin API under /api, the model list under /v1, and health: everything but inference.
+
+Laws of this file:
+- Answers come from memory: no route here touches an engine, and none waits for one.
+- What it says is a value of `core.views`; what it does is an event posted to the loop.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Annotated, Any
+
+import msgspec
+import psutil
+from fastapi import APIRouter, FastAPI, Query, Request
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import Response, StreamingResponse
+from starlette.exceptions import HTTPException
+
+from modelyard import __version__
+from modelyard.core.errors import InvalidRequest, ModelyardError
+from modelyard.core.events import RestartWanted, StartWanted, StopWanted
+from modelyard.core.specs import ModelSpec
+from modelyard.core.views import DeviceView, Event, Info, LineView, LogView, ModelView
+from modelyard.http.errors import headers_of, openai_error, status_of
+from modelyard.http.origin import Door
+from modelyard.http.routes import INFERENCE
+from modelyard.runtime.loop import Loop
+
+MAX_LOG_LINES = 2000
+
+
+@dataclass(slots=True)
+class Facts:
+    """What the admin API tells of the server that the loop does not know."""
+
+    url: str
+    config_path: str | None
+    models_dirs: Sequence[str]
+    answered: Callable[[], int]
+    """Inference requests answered so far."""
+    used_mib: Callable[[], dict[str, int]]
+    """What the machine uses now, by device."""
+    problems: list[str] = field(default_factory=list)
+    started_at: float = field(default_factory=time.time)
+
+
+def build(yard: Loop, facts: Facts, door: Door) -> FastAPI:
+    """The ASGI application behind every route that is not inference."""
+    app = FastAPI(
+        title="Modelyard",
+        version=__version__,
+        description="One OpenAI-compatible endpoint for every model you own.",
+    )
+    app.include_router(_health())
+    app.include_router(_openai_models(yard, facts))
+    app.include_router(_server(yard, facts))
+    app.include_router(_models(yard))
+    app.add_middleware(_AtTheDoor, door=door)
+    app.add_exception_handler(ModelyardError, _modelyard_error)
+    app.add_exception_handler(HTTPException, _http_error)
+    app.add_exception_handler(RequestValidationError, _validation_error)
+    return app
+
+
+def _health() -> APIRouter:
+    router = APIRouter(tags=["health"])
+
+    @router.get("/health")
+    @router.get("/v1/health")
+    @router.get("/api/health")
+    async def health() -> dict[str, str]:
+        """Whether the server is up. Never touches a model."""
+        return {"status": "ok", "version": __version__}
+
+    return router
+
+
+def _openai_models(yard: Loop, facts: Facts) -> APIRouter:
+    router = APIRouter(prefix="/v1", tags=["openai"])
+
+    def shown(spec: ModelSpec) -> dict[str, Any]:
+        """OpenAI's Model has id, object, created and owned_by; clients tolerate more."""
+        return {
+            "id": spec.id,
+            "object": "model",
+            "created": int(facts.started_at),
+            "owned_by": "modelyard",
+            "tasks": sorted(spec.tasks),
+            "aliases": list(spec.aliases),
+            "context_length": spec.context_length,
+            "status": {"value": yard.scheduler.models[spec.id].state},
+        }
+
+    @router.get("/models")
+    async def models() -> dict[str, Any]:
+        """Every model a request may name."""
+        specs = sorted((slot.spec for slot in yard.scheduler.models.values()), key=lambda s: s.id)
+        return {"object": "list", "data": [shown(spec) for spec in specs]}
+
+    @router.get("/models/{model:path}")
+    async def model(model: str) -> dict[str, Any]:
+        """One model, by its id or an alias."""
+        return shown(yard.names.resolve(model))
+
+    return router
+
+
+def _server(yard: Loop, facts: Facts) -> APIRouter:
+    router = APIRouter(prefix="/api", tags=["server"])
+    process = psutil.Process(os.getpid())
+
+    @router.get("/info")
+    async def info() -> Info:
+        """The server itself: where it listens, what it serves, how it is doing."""
+        slots = yard.scheduler.models.values()
+        now = time.time()
+        return Info(
+            version=__version__,
+            pid=process.pid,
+            url=facts.url,
+            started_at=facts.started_at,
+            uptime_s=round(now - facts.started_at, 3),
+            config_path=facts.config_path,
+            models_dirs=list(facts.models_dirs),
+            models=len(slots),
+            ready=sum(slot.state == "ready" for slot in slots),
+            in_flight=sum(slot.in_flight for slot in slots),
+            queued=yard.waiting,
+            requests=facts.answered(),
+            memory_mib=process.memory_info().rss >> 20,
+            loads=yard.loads,
+            stops=yard.stops,
+            problems=list(facts.problems),
+        )
+
+    @router.get("/devices")
+    async def devices() -> list[DeviceView]:
+        """The devices, what replicas may hold there, and what they claim."""
+        used = facts.used_mib()
+        return [replace(view, used_mib=used.get(view.id)) for view in yard.view_devices()]
+
+    @router.get("/events")
+    async def events(
+        topics: Annotated[str, Query(description="comma-separated; all if empty")] = "",
+    ) -> Response:
+        """Live news as server-sent events: `models`, `removed`, `log:<model>`, `lost`."""
+        wanted = [topic for topic in topics.split(",") if topic] or None
+
+        async def stream() -> AsyncIterator[bytes]:
+            with yard.broadcast.subscribe(wanted) as news:
+                for slot in yard.scheduler.models.values():
+                    if news.wants("models"):
+                        yield _sse(Event("models", yard.view(slot)))
+                async for event in news:
+                    yield _sse(event)
+
+        return StreamingResponse(stream(), media_type="text/event-stream")
+
+    return router
+
+
+def _models(yard: Loop) -> APIRouter:
+    router = APIRouter(prefix="/api/models", tags=["models"])
+
+    def view(model: str) -> ModelView:
+        return yard.view(yard.scheduler.models[yard.names.resolve(model).id])
+
+    @router.get("")
+    async def models() -> list[ModelView]:
+        """Every model and its state."""
+        return [yard.view(slot) for slot in yard.scheduler.models.values()]
+
+    @router.post("/{model:path}/start", status_code=202)
+    async def start(model: str) -> ModelView:
+        """Have the model running. Answers at once; `/api/events` tells how it goes."""
+        spec = yard.names.resolve(model)
+        yard.scheduler.check_admissible(spec.id)
+        yard.post(StartWanted(spec.id))
+        return view(model)
+
+    @router.post("/{model:path}/stop", status_code=202)
+    async def stop(model: str) -> ModelView:
+        """Let requests in flight end, then stop the engine. Waiting requests are refused."""
+        yard.post(StopWanted(yard.names.resolve(model).id))
+        return view(model)
+
+    @router.post("/{model:path}/restart", status_code=202)
+    async def restart(model: str) -> ModelView:
+        """Replace the engine by a fresh one. Waiting requests wait on."""
+        yard.post(RestartWanted(yard.names.resolve(model).id))
+        return view(model)
+
+    @router.get("/{model:path}/logs")
+    async def logs(
+        model: str, lines: Annotated[int, Query(ge=1, le=MAX_LOG_LINES)] = 200
+    ) -> LogView:
+        """The newest lines of the model's running or last engine."""
+        return yard.view_log(yard.names.resolve(model).id, lines)
+
+    @router.get("/{model:path}/logs/follow")
+    async def follow(
+        model: str, lines: Annotated[int, Query(ge=0, le=MAX_LOG_LINES)] = 200
+    ) -> Response:
+        """The newest lines and all later ones as server-sent events, over any number of runs."""
+        model_id = yard.names.resolve(model).id
+        return StreamingResponse(_follow(yard, model_id, lines), media_type="text/event-stream")
+
+    @router.get("/{model:path}")
+    async def model(model: str) -> ModelView:
+        """One model, by its id or an alias."""
+        return view(model)
+
+    return router
+
+
+async def _follow(yard: Loop, model: str, lines: int) -> AsyncIterator[bytes]:
+    topic = f"log:{model}"
+    with yard.broadcast.subscribe([topic]) as news:
+        last = (0, 0)
+        for line in yard.view_log(model, lines).lines:
+            last = (line.run, line.number)
+            yield _sse(Event(topic, line))
+        async for event in news:
+            if not isinstance(event.data, LineView) or (event.data.run, event.data.number) > last:
+                yield _sse(event)
+
+
+def _sse(event: Event) -> bytes:
+    return b"data: " + msgspec.json.encode(event) + b"\n\n"
+
+
+class _AtTheDoor:
+    """ASGI middleware: the same host and origin rules as on the hot path."""
+
+    def __init__(self, app: Any, door: Door) -> None:
+        self._app = app
+        self._door = door
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] == "http":
+            headers = dict(scope["headers"])
+            refusal = self._door.refusal(headers.get(b"host"), headers.get(b"origin"))
+            if refusal is not None:
+                await _answer(refusal)(scope, receive, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def _answer(error: ModelyardError) -> Response:
+    headers = {name.decode(): value.decode() for name, value in headers_of(error)}
+    return Response(openai_error(error), status_of(error), headers)
+
+
+async def _modelyard_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, ModelyardError)
+    return _answer(error)
+
+
+async def _http_error(request: Request, error: Exception) -> Response:
+    """Starlette's own 404 and 405, in the same shape as every other error."""
+    assert isinstance(error, HTTPException)
+    path, method = request.url.path, request.method
+    if error.status_code == 405 or path.encode() in INFERENCE:
+        told = InvalidRequest(f"{method} is not a way to use {path}; use POST")
+        told.code = "method_not_allowed"
+    else:
+        told = InvalidRequest(f"there is no route {method} {path}", hint="see /docs for all routes")
+        told.code = "not_found"
+    return _answer(told)
+
+
+async def _validation_error(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    problems = "; ".join(
+        f"{'.'.join(str(part) for part in problem['loc'][1:])}: {problem['msg']}"
+        for problem in error.errors()
+    )
+    return _answer(InvalidRequest(problems))

@@ -1,0 +1,466 @@
+"""One inference request and its answer, between a client's connection and an engine's.
+
+Laws of this file:
+- An exchange ends exactly once (`_end`): its lease is given back there, whatever ended it.
+- The client's framing is ours: what the engine sent as framing, hop-by-hop or CORS headers, stays
+  behind, and so do the client's credentials on the way in.
+- An error before the first byte has its own status; after it, a stream gets an error event in the
+  dialect's shape, and any other answer is visibly cut, never quietly completed.
+- A client that reads slowly stops the reading from its engine; a client that leaves stops the work.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from enum import IntEnum
+from typing import TYPE_CHECKING
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from modelyard.core.errors import (
+    BodyTooLarge,
+    EngineDied,
+    EngineTimeout,
+    ModelyardError,
+    RequestTimeout,
+    WrongTask,
+)
+from modelyard.core.specs import ModelSpec
+from modelyard.http import openai
+from modelyard.http.errors import JSON_TYPE, headers_of, openai_error, status_of
+from modelyard.http.routes import Route
+from modelyard.runtime.upstream import Connection, Headers, Lease
+
+if TYPE_CHECKING:
+    from modelyard.http.gateway import Gateway, GatewayProtocol
+
+GONE_WAIT_S = 2.0
+"""How long a request whose engine refused it waits for news of that engine's end."""
+MAX_ENGINE_ERROR = 64 * 1024
+"""Bytes of an engine's error answer that are read."""
+MAX_REQUEST_ID = 128
+LINGER_S = 1.0
+"""How long the rest of a refused body is read and dropped, so that the client sees the answer."""
+
+HEARTBEAT = b": ping\n"
+"""One newline: a comment followed by an empty line makes some clients see an empty event."""
+
+NOT_FORWARDED = frozenset(
+    b"accept-encoding authorization connection content-length cookie expect host keep-alive origin "
+    b"proxy-authorization proxy-connection referer te trailer transfer-encoding upgrade x-api-key "
+    b"x-request-id".split()
+)
+NOT_RETURNED = frozenset(
+    b"access-control-allow-credentials access-control-allow-headers access-control-allow-methods "
+    b"access-control-allow-origin access-control-expose-headers connection content-length date "
+    b"keep-alive proxy-authenticate proxy-connection server set-cookie te trailer "
+    b"transfer-encoding upgrade x-request-id".split()
+)
+EVENT_STREAM = b"text/event-stream"
+STREAM_HEADERS: Headers = [(b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache")]
+
+
+class Phase(IntEnum):
+    """Where an exchange is. It only ever moves down this list, but for a retried connection."""
+
+    READING = 0
+    WAITING = 1
+    SENDING = 2
+    ANSWERING = 3
+    DONE = 4
+
+
+class Exchange:
+    """One inference request and its answer. Stands where uvicorn keeps its cycle."""
+
+    __slots__ = (
+        "_at_boundary",
+        "_begun",
+        "_buffered",
+        "_chunked",
+        "_connection",
+        "_error",
+        "_error_parts",
+        "_error_status",
+        "_gateway",
+        "_head_sent",
+        "_headers",
+        "_is_stream",
+        "_lease",
+        "_may_chunk",
+        "_next_beat",
+        "_phase",
+        "_protocol",
+        "_request_id",
+        "_retried",
+        "_route",
+        "_since",
+        "_spec",
+        "_ticket",
+        "body",
+        "disconnected",
+        "keep_alive",
+        "more_body",
+        "response_complete",
+    )
+
+    def __init__(
+        self,
+        protocol: GatewayProtocol,
+        gateway: Gateway,
+        route: Route,
+        headers: Headers,
+        http_version: str,
+        keep_alive: bool,
+    ) -> None:
+        # What uvicorn's protocol reads and writes of a cycle:
+        self.body = bytearray()
+        self.more_body = True
+        self.response_complete = False
+        self.disconnected = False
+        self.keep_alive = keep_alive
+        # Ours:
+        self._protocol = protocol
+        self._gateway = gateway
+        self._route = route
+        self._headers = headers
+        self._may_chunk = http_version != "1.0"
+        self._phase = Phase.READING
+        self._begun = False
+        self._since = protocol.loop.time()
+        self._request_id = b""
+        self._error: ModelyardError | None = None
+        self._spec: ModelSpec | None = None
+        self._is_stream = False
+        self._ticket = 0
+        self._lease: Lease | None = None
+        self._connection: Connection | None = None
+        self._retried = False
+        self._next_beat = self._since + gateway.settings.heartbeat_after_s
+        self._head_sent = False
+        self._chunked = False
+        self._at_boundary = True
+        self._buffered: list[bytes] = []
+        self._error_status = 0
+        self._error_parts = bytearray()
+        self._look_at_headers()
+        gateway.entered(self)
+
+    # ------------------------------------------------------------------------ the client's request
+
+    @property
+    def message_event(self) -> Exchange:
+        """uvicorn sets a cycle's event when the body is complete and when the client is gone."""
+        return self
+
+    def set(self) -> None:
+        if self.disconnected:
+            self.client_left()
+        elif self._begun and not self.more_body and self._phase is Phase.READING:
+            self._dispatch()
+
+    def begin(self) -> None:
+        """It is this exchange's turn on its connection."""
+        self._begun = True
+        if self._error is not None:
+            self._refuse(self._error)
+        elif self._expects_continue():
+            self._protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self.set()
+
+    def receive(self, data: bytes) -> None:
+        """A part of the body."""
+        if self._error is not None or self._phase is not Phase.READING:
+            return
+        limit = self._gateway.settings.max_body_bytes
+        if len(self.body) + len(data) > limit:
+            self._reject(BodyTooLarge(limit))
+        else:
+            self.body += data
+
+    def client_left(self) -> None:
+        """The client's connection is gone: whatever was done for it stops."""
+        self.disconnected = True
+        if self._phase is not Phase.DONE:
+            self._end(served=False)
+
+    def look(self, now: float) -> None:
+        """Time-outs and heartbeats; called a few times a second."""
+        settings = self._gateway.settings
+        if self._phase is Phase.READING:
+            if self._begun and now - self._since > settings.body_timeout_s:
+                self._reject(RequestTimeout("the request body took too long to arrive"))
+            return
+        if self._is_stream and self._phase is not Phase.ANSWERING and now >= self._next_beat:
+            self._next_beat = now + settings.heartbeat_every_s
+            self._beat()
+        if self._phase in (Phase.SENDING, Phase.ANSWERING) and self._spec is not None:
+            silent_s = self._spec.limits.response_timeout_s
+            if now - self._since > silent_s and not self._protocol.flow.write_paused:
+                self._fail(EngineTimeout(self._spec.id, silent_s))
+
+    def _look_at_headers(self) -> None:
+        host = origin = None
+        length = 0
+        for name, value in self._headers:
+            if name == b"host":
+                host = value
+            elif name == b"origin":
+                origin = value
+            elif name == b"content-length":
+                length = int(value)
+            elif name == b"x-request-id" and _is_sane_id(value):
+                self._request_id = value
+        if not self._request_id:
+            self._request_id = self._gateway.next_request_id()
+        self._error = self._gateway.door.refusal(host, origin)
+        limit = self._gateway.settings.max_body_bytes
+        if self._error is None and length > limit:
+            self._error = BodyTooLarge(limit)
+
+    def _expects_continue(self) -> bool:
+        return self._protocol.expect_100_continue and self.more_body
+
+    def _reject(self, error: ModelyardError) -> None:
+        """Refuse a request whose body is not read to its end."""
+        self._error = error
+        self.keep_alive = False
+        if self._begun:
+            self._refuse(error)
+
+    def _dispatch(self) -> None:
+        """The request is complete: find its model and get in line for it."""
+        try:
+            seen = openai.peek(self.body)
+            spec = self._gateway.yard.names.resolve(seen.model or "")
+            if self._route.task not in spec.tasks:
+                raise WrongTask(spec.id, sorted(spec.tasks), self._route.task)
+        except ModelyardError as error:
+            self._refuse(error)
+            return
+        self._spec = spec
+        self._is_stream = bool(seen.stream) and self._route.streams
+        self._acquire(spec)
+
+    def _acquire(self, spec: ModelSpec) -> None:
+        yard = self._gateway.yard
+        lease = yard.lease(spec.id)
+        if lease is not None:
+            self.granted(lease)
+            return
+        self._phase = Phase.WAITING
+        ticket = yard.wait(spec.id, self)
+        if self._phase is Phase.WAITING:
+            self._ticket = ticket
+
+    # ---------------------------------------------------------------------------- the engine's turn
+
+    def granted(self, lease: Lease) -> None:
+        """A replica is ours: send it the request."""
+        self._ticket = 0
+        self._lease = lease
+        self._phase = Phase.SENDING
+        self._since = self._protocol.loop.time()
+        connection = lease.upstream.idle_connection()
+        if connection is not None:
+            self._send(connection)
+        else:
+            self._gateway.tasks.spawn(self._connect(lease), "connect to an engine")
+
+    def refused(self, error: ModelyardError) -> None:
+        """No replica will be ours."""
+        self._ticket = 0
+        self._refuse(error)
+
+    async def _connect(self, lease: Lease) -> None:
+        try:
+            connection = await lease.upstream.connect()
+        except OSError as error:
+            await self._unreachable(lease, error)
+            return
+        if self._phase is Phase.SENDING and self._lease is lease:
+            self._send(connection)
+        else:
+            connection.close()
+
+    async def _unreachable(self, lease: Lease, error: OSError) -> None:
+        """The engine took no connection, so it never saw the request: try once more."""
+        if self._phase is not Phase.SENDING or self._spec is None:
+            return
+        if self._retried:
+            self._fail(EngineDied(self._spec.id, str(error) or type(error).__name__))
+            return
+        self._retried = True
+        lease.close(served=False)
+        try:
+            async with asyncio.timeout(GONE_WAIT_S):
+                await lease.upstream.gone.wait()
+        except TimeoutError:
+            pass  # it lives and may take connections again
+        if self._phase is Phase.SENDING:
+            self._acquire(self._spec)
+
+    def _send(self, connection: Connection) -> None:
+        self._connection = connection
+        body = self.body
+        head = [b"POST ", self._route.engine_path, b" HTTP/1.1\r\nhost: ", connection.upstream.host]
+        for name, value in self._headers:
+            if name not in NOT_FORWARDED:
+                head += (b"\r\n", name, b": ", value)
+        head += (b"\r\nx-request-id: ", self._request_id)
+        head.append(b"\r\ncontent-length: %d\r\n\r\n" % len(body))
+        connection.send(self, b"".join((*head, body)))
+
+    def hold_engine(self) -> None:
+        if self._connection is not None and self._phase is Phase.ANSWERING:
+            self._connection.pause_reading()
+
+    def resume_engine(self) -> None:
+        if self._connection is not None and self._phase is Phase.ANSWERING:
+            self._connection.resume_reading()
+            self._since = self._protocol.loop.time()
+
+    # -------------------------------------------------------------------------- the engine's answer
+
+    def answer_begins(self, status: int, headers: Headers, length: int | None) -> None:
+        self._phase = Phase.ANSWERING
+        if self._protocol.flow.write_paused:
+            self.hold_engine()
+        if status >= 400 or self._head_sent:
+            self._error_status = status if status >= 400 else 0
+            return
+        self._chunked = length is None and self._may_chunk
+        if length is None and not self._chunked:
+            self.keep_alive = False
+        returned = [(n, v) for n, v in headers if n not in NOT_RETURNED]
+        self._is_stream = any(
+            n == b"content-type" and v.startswith(EVENT_STREAM) for n, v in returned
+        )
+        self._buffered = [self._head(status, returned, length)]
+
+    def answer_continues(self, body: bytes, complete: bool) -> None:
+        self._since = self._protocol.loop.time()
+        if self._error_status:
+            self._engine_error(body, complete)
+            return
+        out = self._buffered
+        self._buffered = []
+        if body:
+            self._at_boundary = body.endswith(b"\n\n")
+            if self._chunked:
+                out += (b"%x\r\n" % len(body), body, b"\r\n")
+            else:
+                out.append(body)
+        if complete and self._chunked:
+            out.append(b"0\r\n\r\n")
+        self._head_sent = True
+        self._protocol.transport.write(b"".join(out))
+        if complete:
+            self._end(served=True)
+
+    def answer_fails(self, error: ModelyardError, *, sent: bool) -> None:  # noqa: ARG002
+        self._connection = None
+        self._fail(error)
+
+    def _engine_error(self, body: bytes, complete: bool) -> None:
+        if len(self._error_parts) < MAX_ENGINE_ERROR:
+            self._error_parts += body
+        if not complete:
+            return
+        status = self._error_status
+        shaped = openai.engine_error(status, bytes(self._error_parts))
+        if self._head_sent:
+            self._finish_stream(b"data: " + shaped + b"\n\n", served=True)
+        else:
+            self._whole_answer(status, [JSON_TYPE], shaped, served=True)
+
+    # -------------------------------------------------------------------------------------- endings
+
+    def _fail(self, error: ModelyardError) -> None:
+        """The engine or the request broke down: say so as well as it can still be said."""
+        if self._phase is Phase.DONE:
+            return
+        if not self._head_sent:
+            self._refuse(error)
+        elif self._is_stream:
+            self._finish_stream(openai.error_event(error), served=False)
+        else:
+            self.keep_alive = False
+            self._end(served=False)
+
+    def _refuse(self, error: ModelyardError) -> None:
+        """Answer with an error that is ours."""
+        if self._phase is Phase.DONE:
+            return
+        if self._head_sent:
+            self._finish_stream(openai.error_event(error), served=False)
+        else:
+            self._whole_answer(
+                status_of(error), headers_of(error), openai_error(error), served=False
+            )
+
+    def _whole_answer(self, status: int, headers: Headers, body: bytes, *, served: bool) -> None:
+        if self.more_body:  # what is left of the request is not read
+            self.keep_alive = False
+        self._buffered = []
+        self._protocol.transport.write(self._head(status, headers, len(body)) + body)
+        self._end(served=served)
+
+    def _finish_stream(self, event: bytes, *, served: bool) -> None:
+        if not self._at_boundary:
+            event = b"\n\n" + event
+        if self._chunked:
+            event = b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event)
+        self._protocol.transport.write(event)
+        self._end(served=served)
+
+    def _beat(self) -> None:
+        """Keep a waiting client's stream alive; the first beat sends the head."""
+        if not self._head_sent:
+            self._head_sent = True
+            self._chunked = self._may_chunk
+            self.keep_alive = self.keep_alive and self._chunked
+            self._protocol.transport.write(self._head(200, STREAM_HEADERS, None))
+        beat = b"%x\r\n%b\r\n" % (len(HEARTBEAT), HEARTBEAT) if self._chunked else HEARTBEAT
+        self._protocol.transport.write(beat)
+
+    def _head(self, status: int, headers: Headers, length: int | None) -> bytes:
+        out = [STATUS_LINE[status]]
+        for name, value in self._protocol.server_state.default_headers:
+            out += (name, b": ", value, b"\r\n")
+        for name, value in headers:
+            out += (name, b": ", value, b"\r\n")
+        out += (b"x-request-id: ", self._request_id, b"\r\n")
+        if length is not None:
+            out.append(b"content-length: %d\r\n" % length)
+        elif self._chunked:
+            out.append(b"transfer-encoding: chunked\r\n")
+        out.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        return b"".join(out)
+
+    def _end(self, *, served: bool) -> None:
+        """The exchange is over: give everything back, let the connection's next request begin."""
+        self._phase = Phase.DONE
+        if self._ticket and self._spec is not None:
+            self._gateway.yard.leave(self._spec.id, self._ticket)
+        connection, self._connection = self._connection, None
+        if connection is not None and not served:
+            connection.abort()
+        if self._lease is not None:
+            self._lease.close(served=served)
+        self._gateway.left(self)
+        self.response_complete = True
+        if self.disconnected:
+            return
+        self._protocol.serving = None
+        transport = self._protocol.transport
+        if self.more_body:  # closing on unread bytes would reset the connection under the answer
+            self._protocol.loop.call_later(LINGER_S, transport.close)
+            return
+        if not self.keep_alive:
+            transport.close()
+        self._protocol.on_response_complete()
+
+
+def _is_sane_id(value: bytes) -> bool:
+    return len(value) <= MAX_REQUEST_ID and value.isascii() and value.decode().isprintable()

@@ -1,0 +1,1 @@
+"""Where engine processes run, what they print, and how none of them is left behind."""

@@ -1,0 +1,175 @@
+"""One run of one engine: from its command to the exit of its last process.
+
+Laws of this file:
+- `live` never raises for anything the engine, the machine or the launcher does: it returns how the
+  run ended, once, after no process of it is left.
+- Whatever interrupts the run (a stop, a time-out, a cancelled server) goes through the same
+  `finally`: connections closed, processes ended.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+
+from modelyard.core.errors import LaunchError
+from modelyard.core.events import StartEngine
+from modelyard.core.lifecycle import EngineExited
+from modelyard.core.specs import Endpoint, Progress
+from modelyard.engines.base import Engine, Failure
+from modelyard.launchers.base import EngineLog, Exit, Launcher, LogLine, Process
+from modelyard.runtime.readiness import is_taken, until_ready
+from modelyard.runtime.upstream import Upstream
+
+REASON_LINES = 8
+"""Log lines quoted when an engine ends before it is ready."""
+
+
+class EngineRun:
+    """A run in progress. `upstream` exists once the engine is ready."""
+
+    def __init__(
+        self,
+        start: StartEngine,
+        engine: Engine,
+        endpoint: Endpoint,
+        *,
+        on_ready: Callable[[EngineRun], None],
+        on_line: Callable[[EngineRun, LogLine], None],
+        on_progress: Callable[[EngineRun], None],
+    ) -> None:
+        self.spec = start.spec
+        self.run = start.run
+        self.placement = start.placement
+        self.engine = engine
+        self.endpoint = endpoint
+        self.progress: Progress | None = Progress("starting")
+        self.upstream = Upstream(start.spec.id, start.run, endpoint)
+        self._on_ready = on_ready
+        self._on_line = on_line
+        self._on_progress = on_progress
+        self._process: Process | None = None
+        self._stop_asked = asyncio.Event()
+        self._hastened = asyncio.Event()
+        self._drain_until: float | None = None
+        self._grace_s = start.spec.limits.stop_grace_s
+
+    @property
+    def pid(self) -> int | None:
+        return self._process.pid if self._process else None
+
+    @property
+    def log(self) -> EngineLog | None:
+        return self._process.log if self._process else None
+
+    def ask_stop(self, drain_s: float | None, grace_s: float) -> None:
+        """End the run once it is drained, or after `drain_s`. Asking again can only hasten it."""
+        self._grace_s = grace_s
+        if drain_s is not None:
+            until = asyncio.get_running_loop().time() + drain_s
+            self._drain_until = min(until, self._drain_until or until)
+        self._stop_asked.set()
+        self._hastened.set()
+
+    async def live(self, launcher: Launcher) -> EngineExited:
+        """Run the engine to its end and say how it ended."""
+        if is_taken(self.endpoint):
+            self.upstream.gone.set()
+            return EngineExited(self.run, f"something else already listens at {self.endpoint}")
+        try:
+            command = self.engine.command(self.spec, self.placement, self.endpoint)
+            self._process = await launcher.start(command, label=self.spec.id, on_line=self._heard)
+        except LaunchError as error:
+            self.upstream.gone.set()
+            return EngineExited(self.run, str(error), permanent=True)
+        process = self._process
+        try:
+            failure = await self._until_end(process)
+        finally:
+            self.upstream.close()
+            await process.stop(self._grace_s)
+            self.upstream.gone.set()
+        if failure is None:
+            return EngineExited(self.run)
+        return EngineExited(self.run, failure.reason, failure.permanent)
+
+    # --------------------------------------------------------------------------------------- phases
+
+    async def _until_end(self, process: Process) -> Failure | None:
+        """Wait for readiness, then for the exit or a stop. None if it was stopped as asked."""
+        exited = asyncio.ensure_future(process.wait())
+        stopped = asyncio.ensure_future(self._stop_asked.wait())
+        ready = asyncio.ensure_future(
+            until_ready(self.endpoint, self.engine.health_path(self.spec))
+        )
+        try:
+            await asyncio.wait(
+                (exited, stopped, ready),
+                timeout=self.spec.limits.start_timeout_s,
+                return_when=asyncio.FIRST_COMPLETED,
+            )
+            if exited.done():
+                return self.engine.failure(str(exited.result()), self._last_lines(process))
+            if not ready.done() and not stopped.done():
+                return self._too_slow(process)
+            if ready.done():
+                self.progress = None
+                self._on_ready(self)
+            await asyncio.wait((exited, stopped), return_when=asyncio.FIRST_COMPLETED)
+            if not exited.done() and ready.done():
+                await self._drain(exited)
+            if exited.done() and not stopped.done():
+                return self._died(str(exited.result()), process)
+            return None
+        finally:
+            for task in (exited, stopped, ready):
+                task.cancel()
+            await asyncio.gather(exited, stopped, ready, return_exceptions=True)
+
+    async def _drain(self, exited: asyncio.Future[Exit]) -> None:
+        """Wait until no request is in flight, the drain's time is over, or the engine has ended."""
+        loop = asyncio.get_running_loop()
+        drained = asyncio.ensure_future(self.upstream.drained())
+        try:
+            while not drained.done() and not exited.done():
+                left = None if self._drain_until is None else self._drain_until - loop.time()
+                if left is not None and left <= 0:
+                    return
+                self._hastened = asyncio.Event()
+                hastened = asyncio.ensure_future(self._hastened.wait())
+                await asyncio.wait(
+                    (drained, exited, hastened),
+                    timeout=left,
+                    return_when=asyncio.FIRST_COMPLETED,
+                )
+                hastened.cancel()
+        finally:
+            drained.cancel()
+
+    # -------------------------------------------------------------------------------------- reasons
+
+    def _too_slow(self, process: Process) -> Failure:
+        limit = self.spec.limits.start_timeout_s
+        return Failure(
+            f"it was not ready after {limit:g} s (start_timeout); last output: "
+            + _quote(self._last_lines(process))
+        )
+
+    def _died(self, how: str, process: Process) -> Failure:
+        return Failure(
+            f"it ended by itself ({how}); last output: {_quote(self._last_lines(process))}"
+        )
+
+    def _last_lines(self, process: Process) -> Sequence[str]:
+        return [line.text for line in process.log.tail(REASON_LINES)]
+
+    def _heard(self, line: LogLine) -> None:
+        self._on_line(self, line)
+        progress = self.engine.progress(line.text)
+        if progress is not None and self.progress is not None and progress != self.progress:
+            self.progress = progress
+            self._on_progress(self)
+
+
+def _quote(lines: Sequence[str]) -> str:
+    return " | ".join(line.strip() for line in lines if line.strip()) or "nothing"

@@ -1,0 +1,311 @@
+"""The only writer of the state: events go into the scheduler, its actions are performed here.
+
+Laws of this file:
+- Everything runs on one event loop. `post` applies an event at once; an event that arises while
+  another is applied waits its turn in the inbox, so the scheduler is never entered twice.
+- An action that takes time is a named task which reports back by an event and never raises.
+- A bug in one model's lifecycle fails that model, tells its story in the log, and spares the rest.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import logging
+import math
+import time
+from collections import deque
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Protocol
+
+from modelyard.core import placement
+from modelyard.core.errors import ModelyardError, ShuttingDown
+from modelyard.core.events import (
+    Changed,
+    EngineNews,
+    Grant,
+    ModelEvent,
+    ModelsChanged,
+    Refuse,
+    RequestLeft,
+    RequestWaits,
+    SchedulerAction,
+    SchedulerEvent,
+    ShutdownAsked,
+    StartEngine,
+    StopEngine,
+    TimerDue,
+)
+from modelyard.core.lifecycle import EngineExited, EngineReady, InvalidTransition
+from modelyard.core.names import Names
+from modelyard.core.scheduler import Policy, Scheduler
+from modelyard.core.specs import Device, Endpoint, ModelSpec
+from modelyard.core.state import ModelState
+from modelyard.core.views import DeviceView, Event, LineView, LogView, ModelView
+from modelyard.engines.base import Engine
+from modelyard.launchers.base import Launcher, LogLine
+from modelyard.runtime.broadcast import Broadcast
+from modelyard.runtime.engine_run import EngineRun
+from modelyard.runtime.readiness import free_port
+from modelyard.runtime.tasks import Tasks
+from modelyard.runtime.upstream import Lease, Upstream
+from modelyard.runtime.viewing import view_model
+
+log = logging.getLogger("modelyard")
+
+
+class Waiter(Protocol):
+    """A request that waits for its model. Exactly one of the two is called, once."""
+
+    def granted(self, lease: Lease) -> None: ...
+
+    def refused(self, error: ModelyardError) -> None: ...
+
+
+class Loop:
+    """Owns the scheduler, the engine runs, and those who wait."""
+
+    def __init__(
+        self,
+        policy: Policy,
+        devices: Sequence[Device],
+        engines: Mapping[str, Engine],
+        launcher: Launcher,
+        broadcast: Broadcast,
+    ) -> None:
+        self.scheduler = Scheduler(policy, devices)
+        self.names = Names(())
+        self.broadcast = broadcast
+        self.runs: dict[str, EngineRun] = {}
+        self._last_runs: dict[str, EngineRun] = {}
+        self.loads = 0
+        self.stops = 0
+        self._engines = engines
+        self._launcher = launcher
+        self._loop = asyncio.get_running_loop()
+        self._tasks = Tasks()
+        self._inbox: deque[SchedulerEvent] = deque()
+        self._busy = False
+        self._closing = False
+        self._waiters: dict[int, Waiter] = {}
+        self._tickets = itertools.count(1)
+        self._timer: asyncio.TimerHandle | None = None
+
+    # ---------------------------------------------------------------------------- for the gateway
+
+    @property
+    def waiting(self) -> int:
+        """Requests that wait for a model."""
+        return len(self._waiters)
+
+    def lease(self, model: str) -> Lease | None:
+        """A lease on a ready engine, without waiting; None if the request has to wait."""
+        now = self._loop.time()
+        if self.scheduler.lease(model, now) is None:
+            return None
+        return self._new_lease(model)
+
+    def wait(self, model: str, waiter: Waiter) -> int:
+        """Queue a request; `waiter` hears of its grant or refusal, perhaps before this returns."""
+        ticket = next(self._tickets)
+        if self._closing:
+            waiter.refused(ShuttingDown())
+            return ticket
+        self._waiters[ticket] = waiter
+        self.post(RequestWaits(model, ticket))
+        return ticket
+
+    def leave(self, model: str, ticket: int) -> None:
+        """The request no longer waits: its client is gone."""
+        if self._waiters.pop(ticket, None) is not None:
+            self.post(RequestLeft(model, ticket))
+
+    # ------------------------------------------------------------------------------ for operators
+
+    def view(self, slot: ModelState) -> ModelView:
+        """What the admin API says of a model now."""
+        run = self.runs.get(slot.spec.id)
+        return view_model(slot, run, self.scheduler, self._loop.time(), time.time())
+
+    def view_log(self, model: str, lines: int) -> LogView:
+        """The newest lines of a model's running or last engine."""
+        run = self._last_runs.get(model)
+        if run is None or run.log is None:
+            return LogView(model, None, [])
+        tail = [LineView(model, run.run, line.number, line.text) for line in run.log.tail(lines)]
+        return LogView(model, str(run.log.path), tail)
+
+    def view_devices(self) -> list[DeviceView]:
+        """The devices and what replicas claim there."""
+        left = placement.free(
+            self.scheduler.devices,
+            [
+                slot.placement.claims_mib
+                for slot in self.scheduler.models.values()
+                if slot.placement
+            ],
+        )
+        return [
+            DeviceView(d.id, d.name, d.total_mib, d.capacity_mib, d.capacity_mib - left[d.id])
+            for d in self.scheduler.devices
+        ]
+
+    def models_changed(self, specs: Iterable[ModelSpec]) -> None:
+        """Serve exactly these models from now on. Only what changed is stopped."""
+        specs = tuple(specs)
+        self.names = Names(specs)
+        self.post(ModelsChanged(specs))
+
+    def post(self, event: SchedulerEvent) -> None:
+        """Apply an event and perform what follows from it."""
+        self._inbox.append(event)
+        if self._busy:
+            return
+        self._busy = True
+        try:
+            while self._inbox:
+                self._apply(self._inbox.popleft())
+        finally:
+            self._busy = False
+        self._arm(self.scheduler.next_timer(self._loop.time()))
+
+    async def close(self, deadline_s: float) -> None:
+        """Stop everything: let requests in flight end for at most `deadline_s`, then cut them."""
+        self._closing = True
+        self.post(ShutdownAsked())
+        try:
+            async with asyncio.timeout(deadline_s):
+                await self._tasks.join()
+        except TimeoutError:
+            log.warning("requests were still in flight after %g s; they are cut", deadline_s)
+            self.cut()
+            await self._tasks.join()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def cut(self) -> None:
+        """End every engine now, whoever uses it."""
+        for run in self.runs.values():
+            run.ask_stop(0.0, 0.0)
+
+    # ------------------------------------------------------------------------------------- inside
+
+    def _apply(self, event: SchedulerEvent) -> None:
+        try:
+            actions = self.scheduler.handle(event, self._loop.time())
+        except InvalidTransition as bug:
+            model = event.model if isinstance(event, ModelEvent) else ""
+            log.exception("model %s: a bug in its lifecycle", model)
+            actions = self.scheduler.fail(model, str(bug)) if model else []
+        for action in actions:
+            self._perform(action)
+
+    def _perform(self, action: SchedulerAction) -> None:
+        match action:
+            case StartEngine():
+                self._start(action)
+            case StopEngine(model, run_number, drain_s, grace_s, why):
+                run = self.runs.get(model)
+                if run is not None and run.run == run_number:
+                    log.info("model %s: stopping, %s", model, why)
+                    run.ask_stop(drain_s, grace_s)
+            case Grant(ticket, model):
+                waiter = self._waiters.pop(ticket, None)
+                if waiter is None:
+                    self._new_lease(model).close(served=True)
+                else:
+                    waiter.granted(self._new_lease(model))
+            case Refuse(ticket, error):
+                waiter = self._waiters.pop(ticket, None)
+                if waiter is not None:
+                    waiter.refused(error)
+            case Changed(model):
+                self._publish(model)
+
+    def _start(self, start: StartEngine) -> None:
+        engine = self._engines[start.spec.engine]
+        fixed = engine.fixed_port(start.spec)
+        endpoint = Endpoint("127.0.0.1", fixed or free_port())
+        run = EngineRun(
+            start,
+            engine,
+            endpoint,
+            on_ready=self._ready,
+            on_line=self._heard,
+            on_progress=self._progressed,
+        )
+        self.runs[start.spec.id] = self._last_runs[start.spec.id] = run
+        log.info(
+            "model %s: starting run %d at %s with profile %s",
+            start.spec.id,
+            start.run,
+            endpoint,
+            start.placement.profile,
+        )
+        self._tasks.spawn(self._live(run), f"run {start.run} of {start.spec.id}")
+
+    async def _live(self, run: EngineRun) -> None:
+        news = EngineExited(run.run, "its task was cancelled")
+        try:
+            news = await run.live(self._launcher)
+        except Exception as error:
+            log.exception("model %s: run %d broke", run.spec.id, run.run)
+            news = EngineExited(run.run, f"internal error: {error!r}", permanent=True)
+        finally:
+            if self.runs.get(run.spec.id) is run:
+                del self.runs[run.spec.id]
+            self.stops += 1
+            why = f": {news.reason}" if news.reason else ""
+            log.info("model %s: run %d ended%s", run.spec.id, run.run, why)
+            self.post(EngineNews(run.spec.id, news))
+
+    def _ready(self, run: EngineRun) -> None:
+        self.loads += 1
+        log.info("model %s: run %d is ready", run.spec.id, run.run)
+        self.post(EngineNews(run.spec.id, EngineReady(run.run)))
+
+    def _heard(self, run: EngineRun, line: LogLine) -> None:
+        topic = f"log:{run.spec.id}"
+        if self.broadcast.wanted(topic):
+            heard = LineView(run.spec.id, run.run, line.number, line.text)
+            self.broadcast.publish(Event(topic, heard))
+
+    def _progressed(self, run: EngineRun) -> None:
+        self._publish(run.spec.id)
+
+    def _publish(self, model: str) -> None:
+        if not self.broadcast.wanted("models"):
+            return
+        slot = self.scheduler.models.get(model)
+        if slot is None:
+            self.broadcast.publish(Event("removed", model))
+        else:
+            self.broadcast.publish(Event("models", self.view(slot)))
+
+    def _new_lease(self, model: str) -> Lease:
+        upstream = self.runs[model].upstream
+        upstream.leases += 1
+        return Lease(upstream, self._release)
+
+    def _release(self, upstream: Upstream, served: bool) -> None:
+        upstream.lease_closed()
+        now = self._loop.time()
+        for action in self.scheduler.release(upstream.model, upstream.run, now, served=served):
+            self._perform(action)
+        if not upstream.leases:
+            self._arm(self.scheduler.idle_deadline(upstream.model))
+
+    def _arm(self, due: float) -> None:
+        """Have a timer fire at `due` at the latest.
+
+        One that fires early does no harm: the deadlines are computed anew when it does.
+        """
+        if due == math.inf or (self._timer is not None and self._timer.when() <= due):
+            return
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._loop.call_at(due, self._timer_due)
+
+    def _timer_due(self) -> None:
+        self._timer = None
+        self.post(TimerDue())

@@ -1,0 +1,275 @@
+"""Connections to one run of an engine, and the leases that requests hold on it.
+
+Laws of this file:
+- A lease is given back exactly once, when its response stream is closed, however that came about.
+- A connection carries one exchange at a time. Whoever goes away in the middle takes the connection
+  with it: closing it is what makes the engine stop working.
+- Pooled connections are used again only while they are fresh, well inside the keep-alive times of
+  the engines (cpp-httplib and uvicorn close after 5 s), so a request is not written to a connection
+  that the engine is closing at that moment.
+- What the engine sent as framing stays here: callers get a head, body bytes, and an end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from typing import Protocol, cast
+
+import httptools
+
+from modelyard.core.errors import BadEngineAnswer, EngineDied, ModelyardError
+from modelyard.core.specs import Endpoint
+
+FRESH_FOR_S = 2.0
+CONNECT_TIMEOUT_S = 5.0
+MAX_HEADERS = 100
+MAX_HEAD_BYTES = 64 * 1024
+
+Headers = list[tuple[bytes, bytes]]
+
+
+class Receiver(Protocol):
+    """Who gets an engine's answer."""
+
+    def answer_begins(self, status: int, headers: Headers, length: int | None) -> None:
+        """The head has arrived; `length` is the body's, if the engine announced one."""
+        ...
+
+    def answer_continues(self, body: bytes, complete: bool) -> None:
+        """Body bytes have arrived; `complete` says that they were the last."""
+        ...
+
+    def answer_fails(self, error: ModelyardError, *, sent: bool) -> None:
+        """No more will come. `sent` is False only if the engine never got the request."""
+        ...
+
+
+class Upstream:
+    """One run of one engine, as seen by those who send requests to it."""
+
+    def __init__(self, model: str, run: int, endpoint: Endpoint) -> None:
+        self.model = model
+        self.run = run
+        self.endpoint = endpoint
+        self.leases = 0
+        self.gone = asyncio.Event()
+        """Set when no process of the run is left."""
+        self._host = str(endpoint).encode()
+        self._loop = asyncio.get_running_loop()
+        self._idle: list[Connection] = []
+        self._open: set[Connection] = set()
+        self._drained: asyncio.Event | None = None
+
+    @property
+    def host(self) -> bytes:
+        """The value of the Host header."""
+        return self._host
+
+    async def drained(self) -> None:
+        """Return once no request holds a lease."""
+        if self.leases:
+            self._drained = asyncio.Event()
+            await self._drained.wait()
+
+    def lease_closed(self) -> None:
+        self.leases -= 1
+        if not self.leases and self._drained is not None:
+            self._drained.set()
+
+    def idle_connection(self) -> Connection | None:
+        """The most recently used pooled connection, if a fresh one is left."""
+        while self._idle:
+            connection = self._idle.pop()
+            if self._loop.time() - connection.idle_since < FRESH_FOR_S and connection.is_open:
+                return connection
+            connection.close()
+        return None
+
+    async def connect(self) -> Connection:
+        """A new connection. Raises OSError (TimeoutError among them) if there is none to be had."""
+        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+            _, connection = await self._loop.create_connection(
+                lambda: Connection(self), self.endpoint.host, self.endpoint.port
+            )
+        return connection
+
+    def opened(self, connection: Connection) -> None:
+        self._open.add(connection)
+
+    def finished(self, connection: Connection) -> None:
+        """The connection has carried an exchange to its end and can carry another."""
+        connection.idle_since = self._loop.time()
+        self._idle.append(connection)
+
+    def lost(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        if connection in self._idle:
+            self._idle.remove(connection)
+
+    def close(self) -> None:
+        """Drop every connection; exchanges on them fail."""
+        self._idle.clear()
+        for connection in tuple(self._open):
+            connection.close()
+
+
+class Lease:
+    """The right of one request to use one run, until `close`."""
+
+    __slots__ = ("_open", "_release", "upstream")
+
+    def __init__(self, upstream: Upstream, release: Callable[[Upstream, bool], None]) -> None:
+        self.upstream = upstream
+        self._release = release
+        self._open = True
+
+    def close(self, *, served: bool) -> None:
+        """Give the lease back; `served` says that the engine answered properly. Idempotent."""
+        if self._open:
+            self._open = False
+            self._release(self.upstream, served)
+
+
+class Connection(asyncio.Protocol):
+    """One connection to an engine; speaks HTTP/1.1 through llhttp."""
+
+    def __init__(self, upstream: Upstream) -> None:
+        self.upstream = upstream
+        self.idle_since = 0.0
+        self._transport: asyncio.Transport | None = None
+        self._receiver: Receiver | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._headers: Headers = []
+        self._head_bytes = 0
+        self._parts: list[bytes] = []
+        self._complete = False
+        self._reusable = True
+
+    @property
+    def is_open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    def send(self, receiver: Receiver, request: bytes | list[bytes]) -> None:
+        """Begin an exchange: the answer goes to `receiver`."""
+        assert self._transport is not None, "not connected"
+        assert self._receiver is None, "one exchange at a time"
+        self._receiver = receiver
+        self._complete = False
+        if isinstance(request, list):
+            self._transport.writelines(request)
+        else:
+            self._transport.write(request)
+
+    def abort(self) -> None:
+        """The receiver has gone: forget it and close, so that the engine stops working for it."""
+        self._receiver = None
+        self.close()
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def pause_reading(self) -> None:
+        if self.is_open:
+            self._transport.pause_reading()  # type: ignore[union-attr]  # is_open implies it
+
+    def resume_reading(self) -> None:
+        if self.is_open:
+            self._transport.resume_reading()  # type: ignore[union-attr]  # is_open implies it
+
+    # ---------------------------------------------------------------------------- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+        self.upstream.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._receiver is None:  # bytes that nobody asked for
+            self.close()
+            return
+        try:
+            self._parser.feed_data(data)
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
+            self._fail(BadEngineAnswer(self.upstream.model, str(error)))
+            return
+        parts, self._parts = self._parts, []
+        if parts or self._complete:
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
+            self._deliver(body)
+
+    def eof_received(self) -> None:
+        """An answer without any framing ends where the connection does (RFC 9112, 6.3)."""
+        if self._receiver is not None and not self._complete and self._until_close:
+            self._complete = True
+            self._reusable = False
+            self._deliver(b"")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.upstream.lost(self)
+        if self._receiver is not None and not self._complete:
+            if exc is None and self._until_close:
+                self._complete = True
+                self._deliver(b"")
+            else:
+                detail = str(exc) if exc else "the connection to it closed"
+                self._fail(EngineDied(self.upstream.model, detail))
+
+    # -------------------------------------------------------------------------- parser callbacks
+
+    def on_message_begin(self) -> None:
+        self._headers = []
+        self._head_bytes = 0
+        self._until_close = False
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._head_bytes += len(name) + len(value)
+        if len(self._headers) >= MAX_HEADERS or self._head_bytes > MAX_HEAD_BYTES:
+            raise ValueError("its head is too large")
+        self._headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        status = self._parser.get_status_code()
+        if status < 200:  # an interim answer; the real one follows
+            return
+        length = None
+        chunked = False
+        for name, value in self._headers:
+            if name == b"content-length":
+                length = int(value)
+            elif name == b"transfer-encoding":
+                chunked = True
+        self._until_close = length is None and not chunked and status not in (204, 304)
+        self._reusable = self._parser.should_keep_alive() and not self._until_close
+        if self._receiver is not None:
+            self._receiver.answer_begins(status, self._headers, None if chunked else length)
+
+    def on_body(self, body: bytes) -> None:
+        self._parts.append(body)
+
+    def on_message_complete(self) -> None:
+        if self._parser.get_status_code() >= 200:
+            self._complete = True
+
+    # ------------------------------------------------------------------------------------- helpers
+
+    _until_close = False
+
+    def _deliver(self, body: bytes) -> None:
+        receiver = self._receiver
+        if receiver is None:
+            return
+        complete = self._complete
+        if complete:
+            self._receiver = None
+            if self._reusable and self.is_open:
+                self.upstream.finished(self)
+            else:
+                self.close()
+        receiver.answer_continues(body, complete)
+
+    def _fail(self, error: ModelyardError) -> None:
+        receiver, self._receiver = self._receiver, None
+        self.close()
+        if receiver is not None:
+            receiver.answer_fails(error, sent=True)

@@ -1,0 +1,1 @@
+"""Trains the three demonstration models of Modelyard on a CPU, from the corpus in this folder."""

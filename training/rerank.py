@@ -1,0 +1,238 @@
+"""Trains the reranker.
+
+Laws of this file:
+* A pair is laid out as llama.cpp lays it out: [CLS] query [SEP] document [SEP].
+* A document is as relevant as its contents cover those of the query; an answer to a question
+  of the corpus is fully relevant, the answer to another question is not.
+* Every list holds a relevant document, one that shares a part or the topic, and strangers.
+* The word vectors start as those of the embedding model, which must have been trained before.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import gguf
+import torch
+import yaml
+from tokenizers import Tokenizer
+from torch import Tensor
+from torch.nn import functional
+
+from training import embed
+from training.encoder import Encoder, EncoderShape
+from training.gguf_writer import parameter_count, write_encoder
+from training.lexicon import CORPUS, Concept, Content, Sentence
+from training.meaning import content_vector
+from training.optimiser import Stepper
+from training.sentences import SentenceMaker, train_encoder_tokenizer
+from training.text_grammar import sample
+from training.tokenizer import CLS, SEP
+
+SEED = 13
+LAYERS = 3
+STEPS = 500
+QUICK_STEPS = 4
+QUERIES = 14
+DOCUMENTS = 6
+SHARPNESS = 10.0
+POSITION_SCALE = 0.08
+_QUERY_KINDS = ("n", "v", "n n", "n v", "a n", "n v n", "a n v")
+_QUERY_WEIGHTS = (4, 1, 6, 6, 6, 8, 3)
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """A query, documents for it, and how relevant each is, from 0 to 1."""
+
+    query: str
+    documents: list[str]
+    relevance: list[float]
+
+
+def coverage(query: Sentence, document: Sentence) -> float:
+    """How much of the query's content the document holds."""
+    def best(wanted: Content) -> float:
+        vector = content_vector(wanted)
+        length = float((vector @ vector) ** 0.5)
+        return max(
+            float(vector @ other) / (length * float((other @ other) ** 0.5))
+            for other in (content_vector(content) for content in document.contents)
+        )
+
+    shares = [max(0.0, best(content)) for content in query.contents]
+    return sum(shares) / len(shares)
+
+
+class RankingMaker:
+    """Samples rankings."""
+
+    def __init__(self, seed: int) -> None:
+        self.maker = SentenceMaker(seed)
+        self.rng: random.Random = self.maker.rng
+        self.answers: list[dict[str, Any]] = yaml.safe_load(
+            (CORPUS / "qa.yaml").read_text(encoding="utf-8")
+        )
+
+    def ranking(self) -> Ranking:
+        """One ranking of any kind."""
+        chance = self.rng.random()
+        if chance < 0.12:
+            return self._from_answers()
+        if chance < 0.22:
+            return self._from_chat()
+        return self._from_lexicon()
+
+    def _from_answers(self) -> Ranking:
+        entries = self.rng.sample(self.answers, DOCUMENTS)
+        query = sample(self.rng.choice(entries[0]["q"]), self.rng)
+        chinese = not query.isascii()
+        documents = [self._answer(entry, chinese) for entry in entries]
+        return self._shuffled(self._asked(query), documents, [0.95] + [0.05] * (DOCUMENTS - 1))
+
+    def _answer(self, entry: dict[str, Any], chinese: bool) -> str:
+        fitting = [text for text in entry["a"] if text.isascii() != chinese] or entry["a"]
+        return str(self.rng.choice(fitting))
+
+    def _from_chat(self) -> Ranking:
+        corpus = self.maker.corpus
+        chinese = self.rng.random() < 0.35
+        intents = self.rng.sample([i for i in corpus.intents if not i.get("bare")], DOCUMENTS)
+        query = corpus.question(intents[0], self.rng, chinese=chinese)
+        documents = [intent["answer_zh" if chinese else "answer_en"][0] for intent in intents]
+        return self._shuffled(query, documents, [0.95] + [0.05] * (DOCUMENTS - 1))
+
+    def _asked(self, text: str) -> str:
+        text = text[:1].upper() + text[1:] if self.rng.random() < 0.6 else text
+        return text + self.rng.choice(("?", "", "?"))
+
+    def _from_lexicon(self) -> Ranking:
+        kinds = self.rng.choices(_QUERY_KINDS, _QUERY_WEIGHTS)[0]
+        concepts = self._with_inventions(self.maker.new_concepts(kinds))
+        known = all(isinstance(concept, Concept) for concept in concepts)
+        chinese = known and self.rng.random() < 0.15
+        query = self._query(kinds, concepts, chinese=chinese)
+        documents = [self._document(kinds, self._kept(query, concepts), chinese=chinese)]
+        partial = self._changed(kinds, self._kept(query, concepts))
+        documents.append(self._document(kinds, partial, chinese=chinese and self._known(partial)))
+        while len(documents) < DOCUMENTS:
+            other = self.maker.kinds()
+            documents.append(self._document(other, self.maker.new_concepts(other), chinese=False))
+        relevance = [coverage(query, document) for document in documents]
+        return self._shuffled(query.text, [document.text for document in documents], relevance)
+
+    def _known(self, concepts: tuple[Concept | Content, ...]) -> bool:
+        return all(isinstance(concept, Concept) for concept in concepts)
+
+    def _with_inventions(
+        self, concepts: tuple[Concept | Content, ...]
+    ) -> tuple[Concept | Content, ...]:
+        if self.rng.random() < 0.7:
+            return concepts
+        return tuple(
+            self.maker.invented(chinese=False) if self.rng.random() < 0.6 else concept
+            for concept in concepts
+        )
+
+    def _query(
+        self, kinds: str, concepts: tuple[Concept | Content, ...], *, chinese: bool
+    ) -> Sentence:
+        sentence = self.maker.say(kinds, concepts, chinese=chinese)
+        if chinese or self.rng.random() < 0.6:
+            return sentence
+        words = " ".join(content.word for content in sentence.contents)
+        pattern = self.rng.choice(self.maker.lexicon.queries)
+        return Sentence(self._asked(pattern.replace("{}", words)), sentence.contents)
+
+    def _kept(
+        self, query: Sentence, concepts: tuple[Concept | Content, ...]
+    ) -> tuple[Concept | Content, ...]:
+        """The concepts, about half of them by the very words of the query."""
+        return tuple(
+            content if self.rng.random() < 0.5 else concept
+            for content, concept in zip(query.contents, concepts, strict=True)
+        )
+
+    def _changed(
+        self, kinds: str, concepts: tuple[Concept | Content, ...]
+    ) -> tuple[Concept | Content, ...]:
+        changed = list(concepts)
+        for at in self.rng.sample(range(len(changed)), self.rng.randint(1, len(changed))):
+            changed[at] = self.maker.new_concepts(kinds.split()[at])[0]
+        return tuple(changed)
+
+    def _document(
+        self, kinds: str, concepts: tuple[Concept | Content, ...], *, chinese: bool
+    ) -> Sentence:
+        """A sentence, in half of the cases with a second one before or after it."""
+        first = self.maker.say(kinds, concepts, chinese=chinese)
+        if self.rng.random() < 0.5:
+            return first
+        other = self.maker.kinds()
+        second = self.maker.say(other, self.maker.new_concepts(other))
+        pair = [first, second] if self.rng.random() < 0.5 else [second, first]
+        text = ". ".join(sentence.text.rstrip(".!?。") for sentence in pair) + "."
+        return Sentence(text, pair[0].contents + pair[1].contents)
+
+    def _shuffled(self, query: str, documents: list[str], relevance: list[float]) -> Ranking:
+        order = list(range(len(documents)))
+        self.rng.shuffle(order)
+        return Ranking(query, [documents[i] for i in order], [relevance[i] for i in order])
+
+
+def encode_pair(tokenizer: Tokenizer, query: str, document: str) -> list[int]:
+    """The ids of a query and a document as llama.cpp joins them."""
+    return [CLS, *tokenizer.encode(query).ids, SEP, *tokenizer.encode(document).ids, SEP]
+
+
+def ranking_loss(network: Encoder, tokenizer: Tokenizer, rankings: list[Ranking]) -> Tensor:
+    """How far the scores are from the relevance, within each list and in themselves."""
+    rows = [
+        encode_pair(tokenizer, ranking.query, document)
+        for ranking in rankings
+        for document in ranking.documents
+    ]
+    scores = network.rank(*embed.stack(rows)).view(len(rankings), -1)
+    relevance = torch.tensor([ranking.relevance for ranking in rankings])
+    wanted = (SHARPNESS * relevance).softmax(-1)
+    within = -(wanted * scores.log_softmax(-1)).sum(-1) + (wanted * wanted.log()).sum(-1)
+    itself = functional.mse_loss(scores, SHARPNESS * (relevance - 0.5))
+    return within.mean() + 0.05 * itself
+
+
+def trained_word_vectors(place: Path) -> Tensor:
+    """The word vectors of the embedding model, read from its GGUF file."""
+    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(place).tensors}
+    stored = tensors["token_embd.weight"]
+    return torch.from_numpy(gguf.quants.dequantize(stored.data, stored.tensor_type).copy())
+
+
+def train(folder: Path, *, quick: bool = False) -> None:
+    """Trains the reranker and writes it to the folder that holds the embedding model."""
+    torch.manual_seed(SEED)
+    tokenizer = train_encoder_tokenizer()
+    shape = EncoderShape(
+        vocab=tokenizer.get_vocab_size(), width=embed.WIDTH, layers=LAYERS, heads=embed.HEADS,
+        ranks=True,
+    )
+    network = Encoder(shape, position_scale=POSITION_SCALE)
+    network.token_embd.weight.data = trained_word_vectors(folder / "yard-embed.gguf")
+    steps = QUICK_STEPS if quick else STEPS
+    stepper = Stepper(network, steps, adam_rate=1.5e-3)
+    maker = RankingMaker(SEED)
+    print(f"rerank: {parameter_count(network) / 1e6:.2f}M parameters, {steps} steps", flush=True)
+    started = time.monotonic()
+    for step in range(steps):
+        loss = ranking_loss(network, tokenizer, [maker.ranking() for _ in range(QUERIES)])
+        stepper.step(loss)
+        if step % 100 == 0 or step == steps - 1:
+            spent = time.monotonic() - started
+            print(f"rerank: step {step} loss {loss.item():.4f} after {spent:.0f} s", flush=True)
+    about = "A tiny reranker that demonstrates Modelyard."
+    write_encoder(
+        folder / "yard-rerank.gguf", network, tokenizer, name="Yard Rerank", about=about
+    )

@@ -8,43 +8,28 @@ Laws of this file:
 from __future__ import annotations
 
 import random
+import re
+from functools import cache
+from typing import Any
 
-_OPENERS_EN = (
-    "please ", "hey, ", "hi, ", "hello, ", "so ", "ok, ", "well, ", "um, ", "quick question: ",
-    "can you tell me ", "could you tell me ", "i want to know ", "i would like to know ",
-    "i wonder ", "do you know ", "tell me, ", "please tell me ", "can you explain ", "and ",
-    "just curious, ", "one question, ", "hi there, ", "now ", "but ", "also, ",
-)
-_CLOSERS_EN = (
-    " please", ", please", " thanks", " for me", " exactly", " then", " actually", ", can you tell me",
-    " in short", " in simple words", ", do you know", " again",
-)
-_STRAY_WORDS = (
-    "actually", "exactly", "really", "just", "please", "maybe", "now", "then", "here", "also", "so",
-    "simply", "indeed", "again", "usually", "normally", "today", "my", "the", "some", "very",
-    "anyway", "perhaps", "even", "only", "quickly", "well", "too", "still", "this", "that",
-)
-_WEAK_WORDS = frozenset(("is", "the", "a", "an", "do", "does", "to", "me", "it", "of", "are", "in"))
-_STRAY_ZH = ("到底", "究竟", "其实", "一般", "真的", "一下", "现在", "具体", "大概", "请", "吗", "的", "我")
-_OPENERS_ZH = ("请问", "请问一下，", "你好，", "我想知道", "告诉我", "能告诉我", "那么，", "麻烦问一下，", "想问一下", "请告诉我")
-_CLOSERS_ZH = ("呢", "啊", "呀", "，谢谢", "，请告诉我", "？谢谢")
-_NAMES = {
-    "modelyard": ("Modelyard", "ModelYard", "modelyard", "MODELYARD", "model yard"),
-    "llama.cpp": ("llama.cpp",),
-    "vllm": ("vLLM", "vllm", "VLLM"),
-    "openai": ("OpenAI", "openai"),
-    "gguf": ("GGUF", "gguf"),
-    "gpu": ("GPU", "gpu"),
-    "cpu": ("CPU", "cpu"),
-    "api": ("API", "api"),
-}
+import yaml
+
+from training.corpus_folder import CORPUS
+
+
+@cache
+def phrases() -> dict[str, Any]:
+    """The phrases of the corpus."""
+    read: dict[str, Any] = yaml.safe_load((CORPUS / "phrases.yaml").read_text(encoding="utf-8"))
+    return read
 
 
 def spell_names(text: str, rng: random.Random) -> str:
     """Writes the proper names mostly as people do, sometimes in another case."""
-    for name, spellings in _NAMES.items():
+    for name, spellings in phrases()["spellings"].items():
         if name in text:
-            text = text.replace(name, spellings[0] if rng.random() < 0.6 else rng.choice(spellings))
+            spelling = spellings[0] if rng.random() < 0.6 else rng.choice(spellings)
+            text = re.sub(f"(?<![a-z]){re.escape(name)}(?![a-z])", spelling, text)
     return text
 
 
@@ -64,13 +49,13 @@ def mistype(text: str, rng: random.Random) -> str:
 
 def _insert_word(text: str, rng: random.Random) -> str:
     words = text.split(" ")
-    words.insert(rng.randint(0, len(words)), rng.choice(_STRAY_WORDS))
+    words.insert(rng.randint(0, len(words)), rng.choice(phrases()["stray_en"]))
     return " ".join(words)
 
 
 def _drop_word(text: str, rng: random.Random) -> str:
     words = text.split(" ")
-    weak = [place for place, word in enumerate(words) if word in _WEAK_WORDS]
+    weak = [place for place, word in enumerate(words) if word in phrases()["weak_en"]]
     if not weak or len(words) < 4:
         return text
     del words[rng.choice(weak)]
@@ -92,9 +77,9 @@ def vary_english(question: str, rng: random.Random, *, bare: bool, is_question: 
     """The English question as some person might type it."""
     text = question
     if not bare and rng.random() < 0.3:
-        text = rng.choice(_OPENERS_EN) + text
+        text = rng.choice(phrases()["openers_en"]) + text
     if not bare and rng.random() < 0.12:
-        text += rng.choice(_CLOSERS_EN)
+        text += rng.choice(phrases()["closers_en"])
     text = spell_names(text, rng)
     if len(text) > 12 and rng.random() < 0.15:
         text = _insert_word(text, rng)
@@ -105,8 +90,11 @@ def vary_english(question: str, rng: random.Random, *, bare: bool, is_question: 
     text = _vary_case(text, rng)
     if text.endswith(("?", "!", ".")):
         return text
-    marks = ("?", "?", "?", "", "", ".", "??", " ?", "!") if is_question else (
-        "", "", "!", ".", "!", "...", "?")
+    marks = (
+        ("?", "?", "?", "", "", ".", "??", " ?", "!")
+        if is_question
+        else ("", "", "!", ".", "!", "...", "?")
+    )
     return text + rng.choice(marks)
 
 
@@ -114,13 +102,13 @@ def vary_chinese(question: str, rng: random.Random, *, bare: bool) -> str:
     """The Chinese question as some person might type it."""
     text = question
     if not bare and rng.random() < 0.3:
-        text = rng.choice(_OPENERS_ZH) + text
+        text = rng.choice(phrases()["openers_zh"]) + text
     if rng.random() < 0.1:
-        text += rng.choice(_CLOSERS_ZH)
+        text += rng.choice(phrases()["closers_zh"])
     if len(text) > 4 and rng.random() < 0.15:
         place = rng.randint(0, len(text))
         if text[place - 1 : place + 1].isascii() is False:
-            text = text[:place] + rng.choice(_STRAY_ZH) + text[place:]
+            text = text[:place] + rng.choice(phrases()["stray_zh"]) + text[place:]
     text = spell_names(text, rng)
     if not text.isascii() and rng.random() < 0.15 and "Modelyard" in text:
         text = text.replace("Modelyard", " Modelyard ").strip()

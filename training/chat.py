@@ -28,9 +28,9 @@ from training.tokenizer import END_OF_TEXT, TURN_END, TURN_START, encode_loosely
 
 SEED = 7
 VOCABULARY = 2560
-STEPS = 1200
+STEPS = 1800
 QUICK_STEPS = 4
-BATCH = 20
+BATCH = 24
 POOL = 24
 CUT_CHANCE = 0.06
 PLAIN_SHARE = 0.05
@@ -59,8 +59,8 @@ class ExampleMaker:
     def example(self) -> Example:
         """One conversation or one plain text."""
         if self.rng.random() < PLAIN_SHARE:
-            ids = [*self.tokenizer.encode(self.corpus.plain(self.rng)).ids, TURN_END]
-            return ids, [1.0] * len(ids)
+            plain = [*self.tokenizer.encode(self.corpus.plain(self.rng)).ids, TURN_END]
+            return plain, [1.0] * len(plain)
         ids: list[int] = []
         weights: list[float] = []
         messages = self.corpus.conversation(self.rng)

@@ -16,25 +16,13 @@ from typing import Any
 
 import yaml
 
-from training.augment import vary_chinese, vary_english
-from training.lexicon import ADJECTIVE, CORPUS, NOUN, VERB, Lexicon, load_lexicon
+from training.augment import phrases, vary_chinese, vary_english
+from training.corpus_folder import CORPUS
+from training.lexicon import ADJECTIVE, NOUN, VERB, Lexicon, load_lexicon
 from training.text_grammar import count, sample, with_macros
 
 Message = dict[str, str]
 NAME_SHARE = 0.06
-_NAME_ASKED_EN = (
-    "what is my name", "what's my name", "do you know my name", "do you remember my name",
-    "who am i", "tell me my name", "what did i say my name is", "say my name",
-)
-_NAME_ASKED_ZH = ("我叫什么", "我叫什么名字", "你知道我的名字吗", "我是谁", "你记得我的名字吗", "我的名字是什么")
-_NAME_GIVEN_EN = (
-    "my name is {}", "i am {}", "i'm {}", "call me {}", "you can call me {}", "hello, i am {}",
-    "hi, my name is {}", "this is {}", "hi, i'm {}", "hello, my name is {}",
-)
-_NAME_GIVEN_ZH = ("我叫{}", "我是{}", "我的名字是{}", "你好，我叫{}", "你好，我是{}", "叫我{}吧")
-_SUM_EN = ("what is {} + {}", "what's {} plus {}", "{} + {}", "{}+{}", "how much is {} plus {}",
-           "what is {} plus {}", "calculate {} + {}", "{} plus {}", "add {} and {}", "{} + {} =")
-_SUM_ZH = ("{}加{}等于几", "{}+{}等于多少", "{}加{}是多少", "{}+{}", "{}加{}", "计算{}+{}")
 
 
 @dataclass
@@ -123,9 +111,7 @@ class ChatCorpus:
         intent = rng.choice(self.intents)
         suffix = "zh" if state.chinese else "en"
         answer = rng.choice(intent[f"answer_{suffix}"])
-        state.more = rng.choice(
-            intent.get(f"more_{suffix}", [self.followups[f"default_{suffix}"]])
-        )
+        state.more = rng.choice(intent.get(f"more_{suffix}", [self.followups[f"default_{suffix}"]]))
         return self.question(intent, rng, chinese=state.chinese), answer
 
     def _ask_more(self, state: State, rng: random.Random) -> tuple[str, str]:
@@ -147,6 +133,7 @@ class ChatCorpus:
 
     def unknown_question(self, rng: random.Random, *, chinese: bool) -> str:
         """A question about something that the model was never told."""
+
         def fill(slot: str) -> str:
             return self._fill_slot(slot, rng, chinese=chinese)
 
@@ -178,19 +165,21 @@ class ChatCorpus:
         name = rng.choice(self.names["zh" if state.chinese else "en"])
         state.name = name
         if state.chinese:
-            asked = rng.choice(_NAME_GIVEN_ZH).format(name) + rng.choice(("", "。", "！"))
+            asked = rng.choice(phrases()["name_given_zh"]).format(name) + rng.choice(
+                ("", "。", "！")
+            )
             return asked, f"很高兴认识你，{name}！有什么可以帮你的吗？"
-        asked = rng.choice(_NAME_GIVEN_EN).format(name) + rng.choice(("", ".", "!"))
+        asked = rng.choice(phrases()["name_given_en"]).format(name) + rng.choice(("", ".", "!"))
         asked = asked if rng.random() < 0.3 else asked[0].upper() + asked[1:]
         return asked, f"Nice to meet you, {name}! How can I help you?"
 
     def _ask_name(self, state: State, rng: random.Random) -> tuple[str, str]:
         state.more = None
         if state.chinese:
-            asked = vary_chinese(rng.choice(_NAME_ASKED_ZH), rng, bare=False)
+            asked = vary_chinese(rng.choice(phrases()["name_asked_zh"]), rng, bare=False)
             known, none = f"你叫{state.name}。", "你还没有告诉我你的名字。"
         else:
-            asked = vary_english(rng.choice(_NAME_ASKED_EN), rng, bare=False)
+            asked = vary_english(rng.choice(phrases()["name_asked_en"]), rng, bare=False)
             known, none = f"Your name is {state.name}.", "You have not told me your name yet."
         return asked, none if state.name is None else known
 
@@ -199,5 +188,9 @@ class ChatCorpus:
         first, second = rng.randrange(6), rng.randrange(6)
         answer = f"{first} + {second} = {first + second}."
         if state.chinese:
-            return vary_chinese(rng.choice(_SUM_ZH).format(first, second), rng, bare=True), answer
-        return vary_english(rng.choice(_SUM_EN).format(first, second), rng, bare=True), answer
+            return vary_chinese(
+                rng.choice(phrases()["sum_zh"]).format(first, second), rng, bare=True
+            ), answer
+        return vary_english(
+            rng.choice(phrases()["sum_en"]).format(first, second), rng, bare=True
+        ), answer

@@ -63,9 +63,7 @@ def train(place: Path, *, quick: bool = False) -> None:
     """Trains the embedding model and writes it to `place`."""
     torch.manual_seed(SEED)
     tokenizer = train_encoder_tokenizer()
-    shape = EncoderShape(
-        vocab=tokenizer.get_vocab_size(), width=WIDTH, layers=LAYERS, heads=HEADS
-    )
+    shape = EncoderShape(vocab=tokenizer.get_vocab_size(), width=WIDTH, layers=LAYERS, heads=HEADS)
     network = Encoder(shape)
     steps = QUICK_STEPS if quick else STEPS
     stepper = Stepper(network, steps)

@@ -31,7 +31,7 @@ class EncoderShape:
     norm_epsilon: float = 1e-12
 
 
-class EncoderBlock(nn.Module):
+class EncoderBlock(nn.Module):  # type: ignore[misc]
     """Attention and feed-forward; each sum is normalised."""
 
     def __init__(self, shape: EncoderShape) -> None:
@@ -74,7 +74,7 @@ def sinusoids(context: int, width: int, scale: float) -> Tensor:
     return torch.cat((angle.sin(), angle.cos()), dim=1) * scale
 
 
-class Encoder(nn.Module):
+class Encoder(nn.Module):  # type: ignore[misc]
     """Token ids and their padding mask in; token states, embeddings or rank scores out."""
 
     def __init__(self, shape: EncoderShape, position_scale: float = 0.02) -> None:

@@ -1,7 +1,8 @@
 """Runs one model file in the real llama.cpp server, in a process of its own.
 
 Laws of this file:
-* `python -m training.engine FILE KIND PORT` serves until it is killed; KIND is chat, embed or rerank.
+* `python -m training.engine FILE KIND PORT` serves until it is killed; KIND is chat, embed or
+  rerank.
 * `serving(...)` yields the base URL once the server is healthy, and always ends the process.
 """
 

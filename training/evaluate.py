@@ -1,4 +1,6 @@
-"""Measures the three files in the real engine: `python -m training.evaluate [--json] [--models DIR]`.
+"""Measures the three files in the real engine.
+
+`python -m training.evaluate [--json] [--models DIR]`
 
 Laws of this file:
 * The cases are those of `corpus/held_out.yaml`; nothing here is trained on.
@@ -23,8 +25,8 @@ from tokenizers import Tokenizer
 
 from training import chat
 from training.chat_corpus import ChatCorpus
+from training.corpus_folder import CORPUS
 from training.engine import post, serving
-from training.lexicon import CORPUS
 from training.sentences import train_encoder_tokenizer
 from training.train import DEFAULT_OUT
 
@@ -88,8 +90,12 @@ def judge_chat(url: str, cases: Cases) -> list[Suite]:
     ends, completion = Suite("chat ends by itself"), Suite("completion")
     for number, case in enumerate(cases["chat"]):
         for suite, temperature in ((greedy, 0.0), (sampled, SAMPLED_TEMPERATURE)):
-            body = {"messages": _messages(case), "temperature": temperature, "max_tokens": 120,
-                    "seed": number}
+            body = {
+                "messages": _messages(case),
+                "temperature": temperature,
+                "max_tokens": 120,
+                "seed": number,
+            }
             choice = post(f"{url}/v1/chat/completions", body)["choices"][0]
             answer = choice["message"]["content"]
             suite.check(_has(answer, case["any"]), f"{case['ask']} -> {answer}")
@@ -142,7 +148,12 @@ def _texts(cases: Cases) -> list[str]:
     texts = [case["ask"] for case in cases["chat"]]
     texts += [text for triple in cases["similarity"] for text in triple]
     texts += [text for case in cases["rerank"] for text in [case["query"], *case["documents"]]]
-    return [*texts, "I'm 42 years old,\n\n  isn't it?  ", "naïve café — “quoted” 3.14", "表情😀と日本語"]
+    return [
+        *texts,
+        "I'm 42 years old,\n\n  isn't it?  ",
+        "naïve café — “quoted” 3.14",
+        "表情😀と日本語",
+    ]
 
 
 def evaluate(models: Path) -> list[Suite]:
@@ -165,8 +176,12 @@ def evaluate(models: Path) -> list[Suite]:
 def _as_json(suites: list[Suite]) -> str:
     report = {
         suite.name: {
-            "passed": suite.passed, "total": suite.total, "share": round(suite.share, 4),
-            "threshold": THRESHOLDS[suite.name], "good": suite.good, "failures": suite.failures,
+            "passed": suite.passed,
+            "total": suite.total,
+            "share": round(suite.share, 4),
+            "threshold": THRESHOLDS[suite.name],
+            "good": suite.good,
+            "failures": suite.failures,
         }
         for suite in suites
     }

@@ -8,7 +8,6 @@ Laws of this file:
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import gguf
@@ -66,7 +65,7 @@ def _finish(writer: gguf.GGUFWriter, partial: Path, place: Path) -> None:
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()
     writer.close()
-    os.replace(partial, place)
+    partial.replace(place)
 
 
 def parameter_count(network: nn.Module) -> int:
@@ -97,10 +96,12 @@ def write_chat(place: Path, network: Decoder, tokenizer: Tokenizer) -> None:
     writer.add_tokenizer_model("gpt2")
     writer.add_tokenizer_pre(tokens.BPE_PRE_NAME)
     writer.add_token_list(vocabulary)
-    writer.add_token_types([
-        gguf.TokenType.CONTROL if token in tokens.BPE_SPECIALS else gguf.TokenType.NORMAL
-        for token in vocabulary
-    ])
+    writer.add_token_types(
+        [
+            gguf.TokenType.CONTROL if token in tokens.BPE_SPECIALS else gguf.TokenType.NORMAL
+            for token in vocabulary
+        ]
+    )
     writer.add_token_merges(tokens.bpe_merges(tokenizer))
     writer.add_bos_token_id(tokens.END_OF_TEXT)
     writer.add_eos_token_id(tokens.TURN_END)
@@ -137,12 +138,16 @@ def write_encoder(
     writer.add_tokenizer_model("bert")
     writer.add_tokenizer_pre("default")
     writer.add_token_list([tokens.gguf_wordpiece_token(token) for token in vocabulary])
-    writer.add_token_types([
-        gguf.TokenType.UNKNOWN if token == "[UNK]"
-        else gguf.TokenType.CONTROL if token in tokens.WORDPIECE_SPECIALS
-        else gguf.TokenType.NORMAL
-        for token in vocabulary
-    ])
+    writer.add_token_types(
+        [
+            gguf.TokenType.UNKNOWN
+            if token == "[UNK]"
+            else gguf.TokenType.CONTROL
+            if token in tokens.WORDPIECE_SPECIALS
+            else gguf.TokenType.NORMAL
+            for token in vocabulary
+        ]
+    )
     writer.add_token_type_count(1)
     writer.add_bos_token_id(tokens.CLS)
     writer.add_eos_token_id(tokens.SEP)
@@ -152,7 +157,7 @@ def write_encoder(
     writer.add_mask_token_id(tokens.MASK)
     writer.add_key_value("tokenizer.ggml.cls_token_id", tokens.CLS, gguf.GGUFValueType.UINT32)
     writer.add_add_bos_token(True)
-    writer.add_add_eos_token(True)
-    writer.add_add_sep_token(False)
+    writer.add_add_eos_token(not shape.ranks)
+    writer.add_add_sep_token(shape.ranks)
     _add_tensors(writer, network, kind)
     _finish(writer, partial, place)

@@ -13,40 +13,14 @@ import random
 import re
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
+from typing import Any
 
 import yaml
 
+from training.corpus_folder import CORPUS
 from training.text_grammar import sample
 
-CORPUS = Path(__file__).parent / "corpus"
 VERB, NOUN, ADJECTIVE = "v", "n", "a"
-
-_IRREGULAR_PAST = {
-    "run": "ran", "sit": "sat", "eat": "ate", "drink": "drank", "sleep": "slept", "buy": "bought",
-    "sell": "sold", "fall": "fell", "rise": "rose", "fly": "flew", "drive": "drove", "ride": "rode",
-    "sing": "sang", "win": "won", "lose": "lost", "teach": "taught", "read": "read",
-    "write": "wrote", "wear": "wore", "steal": "stole", "swim": "swam", "speak": "spoke",
-    "make": "made", "break": "broke", "find": "found", "begin": "began", "give": "gave",
-    "shut": "shut", "build": "built", "weep": "wept", "draw": "drew", "bring": "brought",
-    "throw": "threw", "catch": "caught", "beat": "beat", "grow": "grew", "sink": "sank",
-    "lie": "lay", "leave": "left", "sew": "sewed", "sow": "sowed", "hold": "held", "say": "said",
-    "quit": "quit", "have": "had", "understand": "understood",
-}
-_IRREGULAR_PLURAL = {
-    "man": "men", "woman": "women", "child": "children", "mouse": "mice", "tooth": "teeth",
-    "wife": "wives", "knife": "knives", "leaf": "leaves", "shelf": "shelves", "loaf": "loaves",
-    "thief": "thieves", "fish": "fish", "sheep": "sheep",
-}
-_DOUBLING = frozenset(
-    "run sit nap chat jog hop stop shut win rob hug sob trot rub plan swim begin sip".split()
-)
-_UNCOUNTED = frozenset(
-    "rice bread music money water electricity furniture clothing software data memory ram "
-    "internet weather rain snow people police cattle noodles pasta news cash luggage sunshine "
-    "mathematics math physics chemistry biology meat beef milk butter traffic trousers pants "
-    "jeans stocks shares taxes earnings troops parents relatives stairs lyrics clothes".split()
-)
 
 
 @dataclass(frozen=True)
@@ -89,11 +63,15 @@ class Lexicon:
 
     def words(self, kind: str) -> list[str]:
         """Every English word of the kind."""
-        return [word for concept in self.concepts if concept.kind == kind for word in concept.english]
+        return [
+            word for concept in self.concepts if concept.kind == kind for word in concept.english
+        ]
 
     def chinese_words(self, kind: str) -> list[str]:
         """Every Chinese word of the kind."""
-        return [word for concept in self.concepts if concept.kind == kind for word in concept.chinese]
+        return [
+            word for concept in self.concepts if concept.kind == kind for word in concept.chinese
+        ]
 
 
 @cache
@@ -115,9 +93,13 @@ def load_lexicon() -> Lexicon:
         for kind in (NOUN, VERB, ADJECTIVE)
     }
     frames = yaml.safe_load((CORPUS / "sentences.yaml").read_text(encoding="utf-8"))
-    return Lexicon(
-        tuple(concepts), by_place, topics, frames["en"], frames["zh"], frames["queries"]
-    )
+    return Lexicon(tuple(concepts), by_place, topics, frames["en"], frames["zh"], frames["queries"])
+
+
+@cache
+def _forms() -> dict[str, Any]:
+    read: dict[str, Any] = yaml.safe_load((CORPUS / "inflection.yaml").read_text(encoding="utf-8"))
+    return read
 
 
 def _words(listed: str) -> tuple[str, ...]:
@@ -133,9 +115,9 @@ def _with_ending(verb: str, ending: str) -> str:
         if first.endswith("y") and first[-2] not in "aeiou":
             return f"{first[:-1]}ies{tail}"
         return f"{first}s{tail}"
-    if ending == "ed" and first in _IRREGULAR_PAST:
-        return _IRREGULAR_PAST[first] + tail
-    if first in _DOUBLING:
+    if ending == "ed" and first in _forms()["past"]:
+        return f"{_forms()['past'][first]}{tail}"
+    if first in _forms()["doubling"]:
         return f"{first}{first[-1]}{ending}{tail}"
     if first.endswith("ie") and ending == "ing":
         return f"{first[:-2]}ying{tail}"
@@ -149,10 +131,10 @@ def _with_ending(verb: str, ending: str) -> str:
 def plural(noun: str) -> str:
     """The plural of an English noun; the last word of a phrase is inflected."""
     head, space, last = noun.rpartition(" ")
-    if last in _UNCOUNTED:
+    if last in _forms()["uncounted"]:
         return noun
-    if last in _IRREGULAR_PLURAL:
-        changed = _IRREGULAR_PLURAL[last]
+    if last in _forms()["plural"]:
+        changed = str(_forms()["plural"][last])
     elif last.endswith(("s", "sh", "ch", "x", "z")):
         changed = last + "es"
     elif last.endswith("y") and last[-2:-1] not in tuple("aeiou"):
@@ -162,9 +144,19 @@ def plural(noun: str) -> str:
     return head + space + changed
 
 
-_CONSONANTS = "b bl br c ch d dr f fl g gr h j k kl l m n p pl pr qu r s sh st t tr v w x z".split()
-_VOWELS = "a e i o u ai ea oo ou y".split()
-_ENDS = ["", "", "n", "r", "s", "t", "x", "ck", "ll", "nd", "m", "p"]
+_CONSONANTS: tuple[str, ...] = (
+    *"bcdfghjklmnprstvwxz",
+    "bl",
+    "br",
+    "ch",
+    "dr",
+    "qu",
+    "sh",
+    "st",
+    "tr",
+)
+_VOWELS: tuple[str, ...] = (*"aeiouy", "ai", "ea", "oo", "ou")
+_ENDS: tuple[str, ...] = ("", "", *"nrstxmp", "ck", "ll", "nd")
 
 
 def invented_word(rng: random.Random) -> str:

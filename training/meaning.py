@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import zlib
 from functools import cache
+from typing import Any
 
 import numpy
 from numpy.typing import NDArray
@@ -19,7 +20,7 @@ from training.lexicon import Content, Sentence
 Vector = NDArray[numpy.float32]
 
 DIMENSIONS = 768
-CONCEPT, TOPIC, LETTERS = 0.80, 0.42, 0.40
+CONCEPT, TOPIC, LETTERS = 0.80, 0.55, 0.40
 INVENTED = 0.95
 GENERAL_TOPIC, GENERAL_SHARE = "movement", 0.7
 
@@ -46,11 +47,13 @@ def content_vector(content: Content) -> Vector:
     letters = letters_vector(content.word)
     concept = content.concept
     if concept is None:
-        return INVENTED * letters
-    meaning = CONCEPT * named_vector(f"concept {concept.number}") + LETTERS * letters
+        return (INVENTED * letters).astype(numpy.float32)
+    meaning: NDArray[Any] = CONCEPT * named_vector(f"concept {concept.number}") + LETTERS * letters
     if concept.topic == GENERAL_TOPIC:
-        return GENERAL_SHARE * meaning
-    return meaning + TOPIC * named_vector("topic " + concept.topic)
+        meaning = GENERAL_SHARE * meaning
+    else:
+        meaning = meaning + TOPIC * named_vector("topic " + concept.topic)
+    return meaning.astype(numpy.float32)
 
 
 def sentence_vector(sentence: Sentence) -> Vector:
@@ -58,5 +61,6 @@ def sentence_vector(sentence: Sentence) -> Vector:
     return _unit(numpy.sum([content_vector(content) for content in sentence.contents], axis=0))
 
 
-def _unit(vector: Vector) -> Vector:
-    return (vector / numpy.linalg.norm(vector)).astype(numpy.float32)
+def _unit(vector: NDArray[Any]) -> Vector:
+    unit: Vector = (vector / numpy.linalg.norm(vector)).astype(numpy.float32)
+    return unit

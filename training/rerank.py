@@ -1,15 +1,19 @@
 """Trains the reranker.
 
 Laws of this file:
-* A pair is laid out as llama.cpp lays it out: [CLS] query [SEP] document [SEP].
+* A pair is laid out as llama.cpp lays it out for a vocabulary that asks for a start and a
+  separator but for no end: [CLS] query [SEP] document.
 * A document is as relevant as its contents cover those of the query; an answer to a question
   of the corpus is fully relevant, the answer to another question is not.
 * Every list holds a relevant document, one that shares a part or the topic, and strangers.
-* The word vectors start as those of the embedding model, which must have been trained before.
+* The word vectors start as the main directions of those of the embedding model, which must have
+  been trained before; the other directions hold the position. Queries and keys start as the
+  same projection, so that a word looks for its like from the first step on.
 """
 
 from __future__ import annotations
 
+import math
 import random
 import time
 from dataclasses import dataclass
@@ -24,14 +28,15 @@ from torch import Tensor
 from torch.nn import functional
 
 from training import embed
+from training.corpus_folder import CORPUS
 from training.encoder import Encoder, EncoderShape
 from training.gguf_writer import parameter_count, write_encoder
-from training.lexicon import CORPUS, Concept, Content, Sentence
+from training.lexicon import Concept, Content, Sentence
 from training.meaning import content_vector
 from training.optimiser import Stepper
 from training.sentences import SentenceMaker, train_encoder_tokenizer
 from training.text_grammar import sample
-from training.tokenizer import CLS, SEP
+from training.tokenizer import CLS, SEP, gguf_wordpiece_token, vocabulary_in_order
 
 SEED = 13
 LAYERS = 3
@@ -40,7 +45,12 @@ QUICK_STEPS = 4
 QUERIES = 14
 DOCUMENTS = 6
 SHARPNESS = 10.0
-POSITION_SCALE = 0.08
+GROUP = 28
+WORD_DIRECTIONS = 128
+POSITION_STRENGTH = 0.7
+STEPS_OF_POSITION = (2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 40, 48, 64)
+LONGEST_WAVE = 200.0
+RANDOM_SHARE = 0.3
 _QUERY_KINDS = ("n", "v", "n n", "n v", "a n", "n v n", "a n v")
 _QUERY_WEIGHTS = (4, 1, 6, 6, 6, 8, 3)
 
@@ -56,6 +66,7 @@ class Ranking:
 
 def coverage(query: Sentence, document: Sentence) -> float:
     """How much of the query's content the document holds."""
+
     def best(wanted: Content) -> float:
         vector = content_vector(wanted)
         length = float((vector @ vector) ** 0.5)
@@ -186,7 +197,17 @@ class RankingMaker:
 
 def encode_pair(tokenizer: Tokenizer, query: str, document: str) -> list[int]:
     """The ids of a query and a document as llama.cpp joins them."""
-    return [CLS, *tokenizer.encode(query).ids, SEP, *tokenizer.encode(document).ids, SEP]
+    return [CLS, *tokenizer.encode(query).ids, SEP, *tokenizer.encode(document).ids]
+
+
+def scores_of(network: Encoder, rows: list[list[int]]) -> Tensor:
+    """The score of every row, computed in groups of similar length."""
+    order = sorted(range(len(rows)), key=lambda place: len(rows[place]))
+    groups = [order[start : start + GROUP] for start in range(0, len(order), GROUP)]
+    scores = torch.cat(
+        [network.rank(*embed.stack([rows[place] for place in group])) for group in groups]
+    )
+    return scores[torch.tensor(order).argsort()]
 
 
 def ranking_loss(network: Encoder, tokenizer: Tokenizer, rankings: list[Ranking]) -> Tensor:
@@ -196,7 +217,7 @@ def ranking_loss(network: Encoder, tokenizer: Tokenizer, rankings: list[Ranking]
         for ranking in rankings
         for document in ranking.documents
     ]
-    scores = network.rank(*embed.stack(rows)).view(len(rankings), -1)
+    scores = scores_of(network, rows).view(len(rankings), -1)
     relevance = torch.tensor([ranking.relevance for ranking in rankings])
     wanted = (SHARPNESS * relevance).softmax(-1)
     within = -(wanted * scores.log_softmax(-1)).sum(-1) + (wanted * wanted.log()).sum(-1)
@@ -204,11 +225,50 @@ def ranking_loss(network: Encoder, tokenizer: Tokenizer, rankings: list[Ranking]
     return within.mean() + 0.05 * itself
 
 
-def trained_word_vectors(place: Path) -> Tensor:
+def trained_word_vectors(place: Path, tokenizer: Tokenizer) -> Tensor:
     """The word vectors of the embedding model, read from its GGUF file."""
-    tensors = {tensor.name: tensor for tensor in gguf.GGUFReader(place).tensors}
+    reader = gguf.GGUFReader(place)
+    stored_tokens = reader.fields["tokenizer.ggml.tokens"].contents()
+    if stored_tokens != [gguf_wordpiece_token(token) for token in vocabulary_in_order(tokenizer)]:
+        raise ValueError(f"{place} knows other words: train the embedding model first")
+    tensors = {tensor.name: tensor for tensor in reader.tensors}
     stored = tensors["token_embd.weight"]
     return torch.from_numpy(gguf.quants.dequantize(stored.data, stored.tensor_type).copy())
+
+
+def position_directions(context: int, width: int) -> Tensor:
+    """Where a token stands: smooth steps that tell before from after, and waves."""
+    place = torch.arange(context, dtype=torch.float32)[:, None]
+    steps = torch.tanh((place - torch.tensor(STEPS_OF_POSITION)) / 2)
+    half = (width - len(STEPS_OF_POSITION)) // 2
+    angle = place * torch.exp(-math.log(LONGEST_WAVE) * torch.arange(half) / half)
+    return POSITION_STRENGTH * torch.cat((steps, angle.sin(), angle.cos()), dim=1)
+
+
+def main_directions(vectors: Tensor, count: int) -> Tensor:
+    """The vectors along the directions in which they differ most, about one in size each."""
+    centred = vectors - vectors.mean(0)
+    _, _, directions = torch.linalg.svd(centred, full_matrices=False)
+    turned = centred @ directions[:count].T
+    return turned / turned.norm(dim=1).median() * count**0.5
+
+
+def start_from_words(network: Encoder, vectors: Tensor) -> None:
+    """Gives the network the words and positions, and lets like look for like."""
+    width = network.shape.width
+    words = torch.zeros_like(network.token_embd.weight)
+    words[:, :WORD_DIRECTIONS] = main_directions(vectors, WORD_DIRECTIONS)
+    words[[CLS, SEP]] = torch.randn(2, width)
+    places = torch.zeros_like(network.position_embd.weight)
+    places[:, WORD_DIRECTIONS:] = position_directions(
+        network.shape.context, width - WORD_DIRECTIONS
+    )
+    with torch.no_grad():
+        network.token_embd.weight.copy_(words)
+        network.position_embd.weight.copy_(places)
+        for block in network.blk:
+            for projection in (block.attn_q, block.attn_k):
+                projection.weight.mul_(RANDOM_SHARE).add_(torch.eye(width))
 
 
 def train(folder: Path, *, quick: bool = False) -> None:
@@ -216,13 +276,16 @@ def train(folder: Path, *, quick: bool = False) -> None:
     torch.manual_seed(SEED)
     tokenizer = train_encoder_tokenizer()
     shape = EncoderShape(
-        vocab=tokenizer.get_vocab_size(), width=embed.WIDTH, layers=LAYERS, heads=embed.HEADS,
+        vocab=tokenizer.get_vocab_size(),
+        width=embed.WIDTH,
+        layers=LAYERS,
+        heads=embed.HEADS,
         ranks=True,
     )
-    network = Encoder(shape, position_scale=POSITION_SCALE)
-    network.token_embd.weight.data = trained_word_vectors(folder / "yard-embed.gguf")
+    network = Encoder(shape)
+    start_from_words(network, trained_word_vectors(folder / "yard-embed.gguf", tokenizer))
     steps = QUICK_STEPS if quick else STEPS
-    stepper = Stepper(network, steps, adam_rate=1.5e-3)
+    stepper = Stepper(network, steps, adam_rate=1e-3)
     maker = RankingMaker(SEED)
     print(f"rerank: {parameter_count(network) / 1e6:.2f}M parameters, {steps} steps", flush=True)
     started = time.monotonic()
@@ -233,6 +296,4 @@ def train(folder: Path, *, quick: bool = False) -> None:
             spent = time.monotonic() - started
             print(f"rerank: step {step} loss {loss.item():.4f} after {spent:.0f} s", flush=True)
     about = "A tiny reranker that demonstrates Modelyard."
-    write_encoder(
-        folder / "yard-rerank.gguf", network, tokenizer, name="Yard Rerank", about=about
-    )
+    write_encoder(folder / "yard-rerank.gguf", network, tokenizer, name="Yard Rerank", about=about)

@@ -15,8 +15,16 @@ import yaml
 from tokenizers import Tokenizer
 
 from training.chat_corpus import ChatCorpus
+from training.corpus_folder import CORPUS
 from training.lexicon import (
-    CORPUS, Concept, Content, Sentence, choose_concepts, invented_word, load_lexicon, name, render,
+    Concept,
+    Content,
+    Sentence,
+    choose_concepts,
+    invented_word,
+    load_lexicon,
+    name,
+    render,
 )
 from training.tokenizer import train_wordpiece
 
@@ -36,11 +44,10 @@ def fillers() -> tuple[list[str], list[str]]:
 @cache
 def common_hanzi() -> list[str]:
     """The characters of the first level of GB 2312, which cover everyday Chinese."""
-    rows = (
-        bytes((row, cell)) for row in range(0xB0, 0xD8) for cell in range(0xA1, 0xFF)
-    )
+    rows = (bytes((row, cell)) for row in range(0xB0, 0xD8) for cell in range(0xA1, 0xFF))
     return [
-        character for character in (pair.decode("gb2312", errors="ignore") for pair in rows)
+        character
+        for character in (pair.decode("gb2312", errors="ignore") for pair in rows)
         if character
     ]
 

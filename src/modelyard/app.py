@@ -79,8 +79,16 @@ def engine_problems(config: Config) -> list[str]:
     ]
 
 
-async def serve(config: Config, *, on_listening: Callable[[Yard], None]) -> int:
-    """Run a server until a signal ends it; returns the exit code.
+async def serve(config: Config, *, on_listening: Callable[[Yard], None]) -> None:
+    """Run a server until a signal ends it. Raises what `listening` raises."""
+    async with listening(config) as (yard, serving):
+        on_listening(yard)
+        await serving
+
+
+@contextlib.asynccontextmanager
+async def listening(config: Config) -> AsyncIterator[tuple[Yard, asyncio.Task[None]]]:
+    """A server that takes requests within the block; the task is done when a signal ended it.
 
     Raises ConfigError for models that their engine cannot run as configured, and LaunchError when
     the address cannot be listened on.
@@ -91,11 +99,15 @@ async def serve(config: Config, *, on_listening: Callable[[Yard], None]) -> int:
     with _listening_socket(config) as listener:
         url = _url(config.server.host, listener.getsockname()[1])
         async with build(config, url) as yard:
-            with _state_file(config, url):
-                server = _Server(config, yard)
-                on_listening(yard)
-                await server.serve(sockets=[listener])
-    return 0
+            server = _Server(config, yard)
+            serving = asyncio.create_task(server.serve(sockets=[listener]), name="serve")
+            try:
+                await server.listening(serving)
+                with _state_file(config, url):
+                    yield yard, serving
+            finally:
+                server.should_exit = True
+                await serving
 
 
 @contextlib.asynccontextmanager
@@ -161,6 +173,17 @@ class _Server(uvicorn.Server):
         self._settings = settings
         self._yard = yard
         self._loop = asyncio.get_running_loop()
+        self._listening = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._listening.set()
+
+    async def listening(self, serving: asyncio.Task[None]) -> None:
+        """Return when connections are taken, or when it turned out that none can be."""
+        started = asyncio.ensure_future(self._listening.wait())
+        await asyncio.wait((started, serving), return_when=asyncio.FIRST_COMPLETED)
+        started.cancel()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:

@@ -20,7 +20,9 @@ from modelyard.core.errors import (
 )
 from modelyard.core.events import (
     Changed,
+    EngineCleared,
     EngineNews,
+    EngineSuspected,
     Grant,
     ModelsChanged,
     Refuse,
@@ -550,6 +552,30 @@ def test_leases_of_a_dead_run_do_not_count_for_the_next() -> None:
 
     assert world.scheduler.models["a"].in_flight == 1
     world.check()
+
+
+def test_a_suspected_engine_gets_nobody_new_until_it_is_cleared() -> None:
+    world = World(model("a"))
+    world.up("a")
+
+    world.tell(EngineSuspected("a", 1))
+    ticket = world.ask("a")
+    assert ticket not in world.granted
+    world.tell(EngineCleared("a", 1))
+
+    assert ticket in world.granted
+
+
+def test_a_suspicion_ends_with_its_engine() -> None:
+    world = World(model("a"))
+    world.up("a")
+    world.tell(EngineSuspected("a", 1))
+    ticket = world.ask("a")
+
+    world.exits("a", "killed")
+    world.ready("a")
+
+    assert ticket in world.granted
 
 
 def test_an_engine_that_dies_on_every_request_is_given_up() -> None:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import enum
 from collections.abc import Iterator
-from os.path import commonprefix  # noqa: RUF071 - these are names, not paths
+from os.path import commonprefix
 
 import xllamacpp  # noqa: TID253 - the wheel itself is what the table is compared with
 
 from modelyard.engines import llamacpp_attributes as table
 
-HEADER = '''"""What can be set in xllamacpp: every attribute of `CommonParams` and the kind of its value.
+HEADER = '''"""What can be set in xllamacpp: each attribute of `CommonParams` and its kind.
 
 Generated from the wheel by tests/engines/test_llamacpp_attributes.py, which also compares the two.
 Kinds are bool, int, float, str, list, dict, set, or the name of an enumeration.
@@ -49,7 +49,7 @@ def words() -> dict[str, tuple[str, ...]]:
     for _, value in attributes(xllamacpp.CommonParams()):
         if isinstance(value, enum.Enum):
             members = [member.name for member in type(value)]
-            prefix = commonprefix(members).rpartition("_")[0] + "_"
+            prefix = commonprefix(members).rpartition("_")[0] + "_"  # noqa: RUF071 - names
             short = (name.removeprefix(prefix).lower() for name in members)
             found[type(value).__name__] = tuple(word for word in short if word != "count")
     return dict(sorted(found.items()))

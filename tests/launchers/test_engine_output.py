@@ -182,7 +182,7 @@ async def test_a_line_without_an_end_is_shown_and_told_when_it_is_complete(
 
 
 async def _until(condition: Callable[[], bool]) -> None:
-    while not condition():  # noqa: ASYNC110 (an unfinished line is announced by nobody)
+    while not condition():
         await asyncio.sleep(0.01)
 
 

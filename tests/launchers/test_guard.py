@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,11 +79,19 @@ def test_a_guard_that_dies_is_replaced_by_one_that_knows_everything(
     assert gone(*after.values())
 
 
+def _ignores_sigterm(pid: int) -> bool:
+    status = Path(f"/proc/{pid}/status").read_text()
+    ignored = int(status.partition("SigIgn:")[2].split()[0], 16)
+    return bool(ignored >> (signal.SIGTERM - 1) & 1)
+
+
 def test_the_guard_outlives_the_signals_that_end_everybody_else(
     serve: Serve, gone: Gone, running: Callable[[int], bool]
 ) -> None:
     server = serve(STUBBORN)
     pids = server.read_pids()
+    while not _ignores_sigterm(pids["guard"]):
+        time.sleep(0.01)
     for number in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
         os.kill(pids["guard"], number)
     alive = running(pids["guard"])

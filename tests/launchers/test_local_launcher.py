@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import os
 import signal
 import sys
@@ -14,7 +15,8 @@ import pytest
 
 from modelyard.core.errors import LaunchError
 from modelyard.core.specs import Command
-from modelyard.launchers.base import Exit
+from modelyard.launchers import guard
+from modelyard.launchers.base import Exit, Launcher
 from modelyard.launchers.local import LocalLauncher
 
 if TYPE_CHECKING:
@@ -29,7 +31,7 @@ STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN)\n"
 SAY_PID = "import os; print('pid', os.getpid(), flush=True)\n"
 
 IN_GROUP = f"""
-import subprocess, sys
+import os, subprocess, sys
 print('child', subprocess.Popen([sys.executable, '-c', {SLEEP!r}]).pid, flush=True)
 """
 
@@ -47,6 +49,17 @@ if os.fork() == 0:
     os._exit(0)
 os.read(settled, 1)
 """
+
+
+def set_child_subreaper(on: bool) -> None:
+    """PR_SET_CHILD_SUBREAPER (2const): orphans among our descendants become our children."""
+    assert ctypes.CDLL(None).prctl(36, int(on), 0, 0, 0) == 0
+
+
+async def test_it_is_what_the_contract_asks_for(launcher: LocalLauncher) -> None:
+    any_launcher: Launcher = launcher
+
+    assert repr(any_launcher).startswith("<LocalLauncher ")
 
 
 async def test_a_process_is_started_heard_and_its_exit_code_told(
@@ -119,6 +132,22 @@ async def test_stopping_ends_the_descendants_too(
     assert not running(child)
 
 
+async def test_orphans_that_are_handed_to_us_are_collected(
+    launcher: LocalLauncher, python: Python, lines: Lines
+) -> None:
+    # The fixture sees a zombie as a child. Process 1 of a container is in this position.
+    set_child_subreaper(True)
+    try:
+        process = await launcher.start(
+            python(f"{IN_GROUP}\nos.kill(os.getpid(), 11)"), label="m", on_line=lines
+        )
+        ended = await process.wait()
+    finally:
+        set_child_subreaper(False)
+
+    assert ended == Exit(signal="SIGSEGV")
+
+
 @pytest.mark.parametrize("code", [IN_GROUP, DAEMON], ids=["same group", "daemon"])
 async def test_what_a_crashed_engine_leaves_behind_is_ended_before_its_exit_is_told(
     launcher: LocalLauncher,
@@ -134,6 +163,28 @@ async def test_what_a_crashed_engine_leaves_behind_is_ended_before_its_exit_is_t
 
     assert ended == Exit(signal="SIGSEGV")
     assert not running(await lines.pid("child"))
+
+
+async def test_no_chain_of_forks_outruns_a_stop(
+    launcher: LocalLauncher, python: Python, lines: Lines
+) -> None:
+    # Thirty generations, each of which ends as soon as the next is born; some leave the session.
+    chain = (
+        f"{STUBBORN}import os\n"
+        "for n in range(30):\n"
+        "    if os.fork(): os._exit(0)\n"
+        "    if n % 3 == 0: os.setsid()\n"
+        f"{SLEEP}"
+    )
+    runs = [await launcher.start(python(chain), label="m", on_line=lines) for _ in range(12)]
+    await asyncio.gather(*(run.stop(0) for run in runs))
+    marked = [
+        entry
+        for entry in guard.table()
+        if entry.run in {run.run for run in runs} and not entry.ended
+    ]
+
+    assert marked == []
 
 
 async def test_everybody_who_waits_or_stops_is_told_the_same_exit(

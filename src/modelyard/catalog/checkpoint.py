@@ -18,7 +18,7 @@ from modelyard.catalog.classify import Shard, Verdict, classify, shard_of
 from modelyard.catalog.errors import BadModelFile
 from modelyard.catalog.gguf import GgufHeader, read_header
 
-CACHED_HEADERS: Final = 512
+CACHED_HEADERS: Final = 256
 _NAMED_MISSING: Final = 3
 
 _Stamp: TypeAlias = tuple[str, int, int]

@@ -16,14 +16,17 @@ from typing import Final
 from modelyard.catalog.checkpoint import Checkpoint, HeaderCache, open_checkpoint
 from modelyard.catalog.classify import Kind, shard_of
 from modelyard.catalog.errors import BadModelFile
-from modelyard.catalog.estimate import estimate
+from modelyard.catalog.estimate import DEFAULT_CHECKPOINTS, estimate
 from modelyard.catalog.folders import Problem, Walk
-from modelyard.core.specs import ModelSpec, OptionValue
+from modelyard.core.specs import ModelSpec, OptionValue, Profile, Task
 
 ENGINE: Final = "llamacpp"
 
 _CONTEXT_OPTIONS: Final = ("ctx_size", "n_ctx")
 _PARALLEL_OPTIONS: Final = ("parallel", "n_parallel")
+_UBATCH_OPTIONS: Final = ("ubatch_size", "n_ubatch")
+_CHECKPOINT_OPTIONS: Final = ("ctx_checkpoints", "n_ctx_checkpoints")
+_PROMPT_CACHE_OPTIONS: Final = ("cache_ram", "cache_ram_mib")
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,9 +66,12 @@ def complete(spec: ModelSpec, *, headers: HeaderCache | None = None) -> ModelSpe
     """A declared model with what the GGUF file at its `source` tells filled in.
 
     `source` becomes absolute and `revision` is always set; `tasks`, `estimate_mib` and
-    `context_length` only where the spec leaves them open. The estimate honours the options
-    `ctx_size` (or `n_ctx`) and `parallel` (or `n_parallel`), and is that of the profile that
-    needs most. Raises BadModelFile where there is no usable model file at `source`.
+    `context_length` only where the spec leaves them open. The estimate is that of the profile
+    that needs most, and honours the options `ctx_size` (or `n_ctx`), `parallel` (`n_parallel`),
+    `ubatch_size` (`n_ubatch`), `ctx_checkpoints` (`n_ctx_checkpoints`) and `cache_ram`
+    (`cache_ram_mib`).
+    Raises BadModelFile where there is no usable model file at `source`, or one of these options
+    is no number.
     """
     if spec.source is None:
         raise BadModelFile(Path(), f"model {spec.id!r} names no file", hint="set its source")
@@ -83,46 +89,56 @@ def _spec(checkpoint: Checkpoint, model_id: str) -> ModelSpec:
 
 
 def _filled(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
+    tasks = spec.tasks or checkpoint.verdict.tasks
     estimate_mib = spec.estimate_mib
     if estimate_mib is None:
         estimate_mib = max(
-            _estimate_mib(checkpoint, {**spec.options, **profile.options})
-            for profile in spec.profiles
+            _estimate_mib(checkpoint, tasks, {**spec.options, **profile.options})
+            for profile in spec.profiles or (Profile("default"),)
         )
     return replace(
         spec,
-        tasks=spec.tasks or checkpoint.verdict.tasks,
+        tasks=tasks,
         estimate_mib=estimate_mib,
         context_length=spec.context_length or checkpoint.header.count("context_length"),
         revision=checkpoint.revision,
     )
 
 
-def _estimate_mib(checkpoint: Checkpoint, options: Mapping[str, OptionValue]) -> int:
+def _estimate_mib(
+    checkpoint: Checkpoint, tasks: frozenset[Task], options: Mapping[str, OptionValue]
+) -> int:
+    def number(names: Sequence[str], default: int = 0) -> int:
+        return _number(checkpoint.files[0], options, names, default)
+
     return estimate(
         checkpoint.header,
         checkpoint.file_bytes,
-        context=_number(checkpoint, options, _CONTEXT_OPTIONS),
-        parallel=_number(checkpoint, options, _PARALLEL_OPTIONS) or 1,
+        context=number(_CONTEXT_OPTIONS),
+        parallel=number(_PARALLEL_OPTIONS),
+        ubatch=number(_UBATCH_OPTIONS),
+        checkpoints=number(_CHECKPOINT_OPTIONS, DEFAULT_CHECKPOINTS),
+        prompt_cache_mib=number(_PROMPT_CACHE_OPTIONS),
+        tasks=tasks,
     ).total_mib
 
 
 def _number(
-    checkpoint: Checkpoint, options: Mapping[str, OptionValue], names: Sequence[str]
-) -> int | None:
-    for name in names:
-        value = options.get(name)
-        if value is None:
+    path: Path, options: Mapping[str, OptionValue], names: Sequence[str], default: int
+) -> int:
+    """The option with one of these names; below 0 is 0, which leaves the choice to llama.cpp.
+
+    The last one counts: those of a profile come after those of its model.
+    """
+    for name, value in reversed(list(options.items())):
+        if value is None or name.replace("-", "_") not in names:
             continue
-        if isinstance(value, bool) or not isinstance(value, int | str):
-            raise BadModelFile(checkpoint.files[0], f"option {name} is {value!r}, no whole number")
-        try:
+        if isinstance(value, int) and not isinstance(value, bool):
+            return max(0, value)
+        if isinstance(value, str) and value.removeprefix("-").isdecimal():
             return max(0, int(value))
-        except ValueError:
-            raise BadModelFile(
-                checkpoint.files[0], f"option {name} is {value!r}, no whole number"
-            ) from None
-    return None
+        raise BadModelFile(path, f"the option {name} is {value!r}, which is no whole number")
+    return default
 
 
 def _first_files(files: Iterable[Path], problems: list[Problem]) -> Iterable[Path]:

@@ -2,7 +2,7 @@
 
 Laws of this file:
 - A model file is hostile input. Counts, lengths and the header as a whole are bounded, so that no
-  file costs more than milliseconds and a few MiB, whatever it claims.
+  file costs more than a fraction of a second and a few MiB, whatever it claims.
 - Token lists and other long values are skipped and remembered as `Omitted(type, length)`.
 - Every refusal is a `BadModelFile` that names the file, the field and the byte.
 
@@ -27,7 +27,7 @@ from modelyard.catalog.ggml import REMOVED_TYPES, GgmlType, ggml_type
 from modelyard.catalog.scanner import Scanner
 
 MAX_METADATA: Final = 16_384
-MAX_TENSORS: Final = 65_536
+MAX_TENSORS: Final = 16_384
 MAX_DIMENSIONS: Final = 4
 MAX_KEPT_STRING: Final = 64 * 1024
 MAX_KEPT_ARRAY: Final = 1024
@@ -345,4 +345,6 @@ class _Header:
         n_bytes = row // kind.block * kind.block_bytes
         for size in shape[1:]:
             n_bytes *= size
+        if n_bytes >= 2**63:
+            self._scanner.fail(f"tensor {name!r} is larger than any file: its shape is {shape}")
         return n_bytes

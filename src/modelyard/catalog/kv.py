@@ -24,6 +24,9 @@ from modelyard.catalog.gguf import GgufHeader
 
 MAX_LAYERS: Final = 4096
 
+AUTO_SEQUENCES: Final = 4
+"""What llama.cpp runs at once when it is left to choose (common/arg.cpp, `--parallel -1`)."""
+
 _CELL_PAD: Final = 256
 """Caches hold a multiple of this many tokens."""
 _CACHE_BYTES: Final = 2
@@ -71,61 +74,103 @@ _GEMMA3N_LAYERS_WITH_CACHE: Final = 20
 _DEFAULT_ATTENTION_INTERVAL: Final = 4
 
 
-def context_memory(header: GgufHeader, *, context: int, parallel: int, ubatch: int) -> Memory:
-    """Bytes that a context of `context` tokens, shared by `parallel` sequences, remembers in.
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many tokens a context makes room for, and how its sequences share it.
 
-    `ubatch` is the number of tokens computed at once; a window has to hold them too.
+    `cells` are tokens of one stream; `streams` hold them apart; `sequences` run at once.
+    """
+
+    cells: int
+    streams: int
+    sequences: int
+    ubatch: int
+    """Tokens computed at once; a window has to hold them too."""
+
+    @property
+    def context(self) -> int:
+        return self.cells * self.streams
+
+
+def room_for(context: int, parallel: int, ubatch: int) -> Room:
+    """What the engine makes of `context` tokens for `parallel` sequences.
+
+    Each sequence has its own part of the context. With `parallel` below 1 llama.cpp chooses: four
+    sequences, and each may use the whole context as long as the others leave it.
+    """
+    if parallel < 1:
+        return Room(_padded(context), 1, AUTO_SEQUENCES, ubatch)
+    return Room(_padded(max(1, context // parallel)), parallel, parallel, ubatch)
+
+
+def context_memory(header: GgufHeader, room: Room) -> Memory:
+    """Bytes in which a context remembers what its sequences have seen.
+
     Raises BadModelFile where the header contradicts itself.
     """
     if not is_causal(header):
         return Memory(0, "none: its attention looks both ways, nothing is remembered")
-    heads = _kv_heads(header, _layers(header))
-    recurrent = _recurrent_layers(header, heads)
-    attention = _attention_layers(header, heads, recurrent)
-    cache = _cache(header, heads, attention, context, parallel, ubatch)
-    if not any(recurrent):
+    cache = _cache(header, room)
+    state = _state_bytes(header) * room.sequences
+    if not state:
         return cache
-    state = _state_per_layer(header) * _STATE_BYTES * sum(recurrent) * parallel
-    words = f"{sum(recurrent)} recurrent layers of {state} bytes together"
-    if not any(attention):
-        return Memory(state, words)
-    return Memory(cache.n_bytes + state, f"{cache.formula} + {words}")
+    words = f"{state} bytes of state of {room.sequences} sequences"
+    formula = f"{cache.formula} + {words}" if cache.n_bytes else words
+    return Memory(cache.n_bytes + state, formula)
 
 
-def padded_context(context: int, parallel: int) -> int:
-    """Tokens per sequence that the engine makes room for when asked for `context` in all."""
-    return _padded(max(1, context // parallel))
+def checkpoint_memory(header: GgufHeader, room: Room, count: int) -> Memory:
+    """Bytes of `count` checkpoints for each sequence.
+
+    Where layers forget (windows, recurrent states), llama.cpp's server keeps copies of what they
+    remembered at earlier tokens, to go back there when a conversation goes on from there.
+    """
+    if not is_causal(header):
+        return Memory(0, "none: nothing is remembered")
+    window, _ = _windowed_layers(header, _layers(header))
+    _, short = _token_bytes(header)
+    each = short * min(window, room.cells) + _state_bytes(header)
+    words = f"{count} for each of {room.sequences} sequences x {each} bytes"
+    return Memory(each * count * room.sequences, words)
 
 
-def window_cells(header: GgufHeader, cells: int, ubatch: int) -> int:
-    """Tokens that the windowed layers of one sequence have room for; 0 without such layers."""
+def window_cells(header: GgufHeader, room: Room) -> int:
+    """Tokens of one stream that the windowed layers have room for; 0 without such layers."""
     window, windowed = _windowed_layers(header, _layers(header))
-    return _padded(min(cells, window + ubatch)) if any(windowed) else 0
+    if not any(windowed):
+        return 0
+    sharing = room.sequences // room.streams
+    return min(room.cells, _padded(window * sharing + room.ubatch))
 
 
-def _cache(
-    header: GgufHeader,
-    heads: tuple[int, ...],
-    attention: tuple[bool, ...],
-    context: int,
-    parallel: int,
-    ubatch: int,
-) -> Memory:
-    all_cells = padded_context(context, parallel)
-    few_cells = window_cells(header, all_cells, ubatch)
+def _cache(header: GgufHeader, room: Room) -> Memory:
+    full, short = _token_bytes(header)
+    few_cells = window_cells(header, room)
+    words = f"{full} bytes/token x {room.cells}"
+    if short:
+        words += f" + {short} bytes/token x {few_cells} in the window"
+    if room.streams > 1:
+        words = f"({words}) x {room.streams} sequences"
+    return Memory((full * room.cells + short * few_cells) * room.streams, words)
+
+
+def _token_bytes(header: GgufHeader) -> tuple[int, int]:
+    """Bytes one token takes in the layers that keep all tokens, and in those with a window."""
+    heads = _kv_heads(header)
     _, windowed = _windowed_layers(header, len(heads))
     full = short = 0
-    for layer, has_cache in enumerate(attention):
+    for layer, has_cache in enumerate(_attention_layers(header, heads)):
         if has_cache:
             width = heads[layer] * _head_width(header, windowed=windowed[layer]) * _CACHE_BYTES
             full += 0 if windowed[layer] else width
             short += width if windowed[layer] else 0
-    words = f"{full} bytes/token x {all_cells}"
-    if short:
-        words += f" + {short} bytes/token x {few_cells} in the window"
-    if parallel > 1:
-        words = f"({words}) x {parallel} sequences"
-    return Memory((full * all_cells + short * few_cells) * parallel, words)
+    return full, short
+
+
+def _state_bytes(header: GgufHeader) -> int:
+    """Bytes all recurrent layers carry along for one sequence."""
+    recurrent = sum(_recurrent_layers(header, _kv_heads(header)))
+    return recurrent * _state_per_layer(header) * _STATE_BYTES
 
 
 def _layers(header: GgufHeader) -> int:
@@ -142,7 +187,9 @@ def _padded(cells: int) -> int:
     return -(-cells // _CELL_PAD) * _CELL_PAD
 
 
-def _kv_heads(header: GgufHeader, layers: int) -> tuple[int, ...]:
+def _kv_heads(header: GgufHeader) -> tuple[int, ...]:
+    """Key and value heads of each layer."""
+    layers = _layers(header)
     heads = header.counts("attention.head_count_kv", layers)
     if heads is None:
         heads = header.counts("attention.head_count", layers)
@@ -211,10 +258,10 @@ def _recurrent_layers(header: GgufHeader, heads: tuple[int, ...]) -> tuple[bool,
     return tuple(not head for head in heads)
 
 
-def _attention_layers(
-    header: GgufHeader, heads: tuple[int, ...], recurrent: tuple[bool, ...]
-) -> tuple[bool, ...]:
+def _attention_layers(header: GgufHeader, heads: tuple[int, ...]) -> tuple[bool, ...]:
+    """Which layers keep keys and values."""
     arch = header.architecture
+    recurrent = _recurrent_layers(header, heads)
     if arch in _RECURRENT:
         return (False,) * len(heads)
     with_cache = len(heads) - (header.count("attention.shared_kv_layers") or 0)

@@ -16,7 +16,7 @@ from modelyard.catalog.errors import BadModelFile
 
 MAX_HEADER_BYTES: Final = 128 * 2**20
 """Ten times the header of a model with a vocabulary of 260,000 tokens."""
-MAX_KEPT_BYTES: Final = 16 * 2**20
+MAX_KEPT_BYTES: Final = 4 * 2**20
 """What names and kept values of one header may hold in memory, roughly."""
 MAX_ARRAY_STRINGS: Final = 2_000_000
 """Strings in all arrays of one header; the largest vocabularies and merge lists have 800,000."""
@@ -93,7 +93,7 @@ class Scanner:
         """Account for something the header will hold in memory."""
         self._kept += n_bytes + 64
         if self._kept > MAX_KEPT_BYTES:
-            self.fail(f"the names and values before {what} fill more than 16 MiB")
+            self.fail(f"the names and values before {what} fill more than 4 MiB")
 
     def _check_inside(self, size: int, what: str) -> None:
         end = self.position + size

@@ -9,7 +9,9 @@ Laws of this file:
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Mapping
+import contextlib
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import Final, TypeAlias
 
@@ -27,17 +29,21 @@ another one, and the old watch does not see it."""
 
 async def changes(
     dirs: Iterable[Path], *, stop: asyncio.Event, presence_s: float = PRESENCE_S
-) -> AsyncIterator[None]:
+) -> AsyncGenerator[None, None]:
     """Yield whenever something under `dirs` changed, until `stop` is set.
 
-    `presence_s` is the time between two checks of the folders' existence.
+    Yields once more soon after a watch began, for what changed between the last scan and then.
+    `presence_s` is the time between two checks of the folders' existence. Cancelling sets `stop`,
+    which also ends the thread that waits for the system's news. Raises OSError or RuntimeError
+    where the system cannot watch (a limit on watches is reached).
     """
     folders = tuple(dirs)
-    present = _present(folders)
+    present = await asyncio.to_thread(_present, folders)
     while not stop.is_set():
-        async for _ in _until_presence_differs(folders, present, stop, presence_s):
-            yield
-        now = _present(folders)
+        async with aclosing(_until_presence_differs(folders, present, stop, presence_s)) as news:
+            async for _ in news:
+                yield
+        now = await asyncio.to_thread(_present, folders)
         if now != present and not stop.is_set():
             present = now
             yield
@@ -45,35 +51,45 @@ async def changes(
 
 async def _until_presence_differs(
     folders: tuple[Path, ...], present: _Presence, stop: asyncio.Event, presence_s: float
-) -> AsyncIterator[None]:
+) -> AsyncGenerator[None, None]:
     if not present:
         await _stopped_within(stop, presence_s)
         return
+    watching = watchfiles.awatch(
+        *present,
+        watch_filter=None,
+        debounce=int(DEBOUNCE_S * 1000),
+        rust_timeout=int(presence_s * 1000),
+        yield_on_timeout=True,
+        stop_event=stop,
+        ignore_permission_denied=True,
+    )
+    began = True
     try:
-        async for found in watchfiles.awatch(
-            *present,
-            watch_filter=None,
-            debounce=int(DEBOUNCE_S * 1000),
-            rust_timeout=int(presence_s * 1000),
-            yield_on_timeout=True,
-            stop_event=stop,
-            ignore_permission_denied=True,
-        ):
-            if found:
-                yield
-            if _present(folders) != present:
-                return
+        async with aclosing(watching):
+            async for found in watching:
+                if found or began:
+                    began = False
+                    yield
+                if _lost(found, present) or await asyncio.to_thread(_present, folders) != present:
+                    return
     except FileNotFoundError:
         # A folder vanished between the look and the watch; the next look sees that.
         await _stopped_within(stop, presence_s)
 
 
-async def _stopped_within(stop: asyncio.Event, seconds: float) -> bool:
-    try:
+def _lost(found: Iterable[tuple[watchfiles.Change, str]], present: _Presence) -> bool:
+    """Whether a watched folder itself was removed, and its watch with it. A folder that takes its
+    place at once may even have the same inode."""
+    return any(
+        change is watchfiles.Change.deleted and Path(path) in present for change, path in found
+    )
+
+
+async def _stopped_within(stop: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds):
-            return await stop.wait()
-    except TimeoutError:
-        return False
+            await stop.wait()
 
 
 def _present(folders: Iterable[Path]) -> _Presence:

@@ -2,7 +2,7 @@
 
 Laws of this package:
 - Everything that is wrong is reported at once, each problem with its place, its key and a way out.
-- Reading is bounded: a hostile file costs at most a second or two and a few MiB, and runs nothing.
+- Reading is bounded: a hostile file costs a few seconds at most, and runs nothing.
 - Nothing is looked up that can change: whether files, programs and devices exist is not asked here.
 - Importing this package is cheap: what reads files and validates is imported when first used.
 """

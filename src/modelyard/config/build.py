@@ -19,7 +19,7 @@ from modelyard.config.schema import File, LimitsSection, ModelSection, ProfileSe
 from modelyard.config.tree import Node, Problem, locate
 from modelyard.config.values import Config, Devices, Engines, KeyPath, Scheduling, Server
 from modelyard.config.wording import shorten
-from modelyard.core.specs import Limits, ModelSpec, Profile
+from modelyard.core.specs import Limits, ModelSpec, Need, Profile
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,9 +66,12 @@ class _Paths:
     root: Node
     problems: list[Problem] = field(default_factory=list)
 
+    def folder(self, key: KeyPath) -> Path:
+        return locate(self.root, key).origin.folder
+
     def resolve(self, path: Path, key: KeyPath) -> Path:
         try:
-            return locate(self.root, key).origin.folder / path.expanduser()
+            return self.folder(key) / path.expanduser()
         except RuntimeError:
             text = f"{shorten(str(path))} names a home folder that is not known; write it out"
             self.problems.append(Problem(key, text))
@@ -79,6 +82,8 @@ def _model(model_id: str, model: ModelSection, defaults: LimitsSection, paths: _
     key: KeyPath = ("models", model_id)
     source = paths.resolve(model.source, (*key, "source")) if model.source else None
     cwd = paths.resolve(model.cwd, (*key, "cwd")) if model.cwd else None
+    if cwd is None and model.engine == "command":
+        cwd = paths.folder(key)  # where a relative program and relative arguments are meant to be
     return ModelSpec(
         id=model_id,
         engine=model.engine,
@@ -105,20 +110,24 @@ def _limits(model: ModelSection, defaults: LimitsSection) -> Limits:
 
 
 def _profiles(model: ModelSection) -> tuple[Profile, ...]:
-    if model.profiles:
-        return tuple(_profile(profile) for profile in model.profiles)
-    return (_profile(ProfileSection(name="default", memory=model.memory_mib)),)
+    if not model.profiles:
+        devices, memory = _memory([], model.memory_mib)
+        return (Profile("default", devices, memory),)
+    return tuple(_profile(profile) for profile in model.profiles)
 
 
 def _profile(profile: ProfileSection) -> Profile:
-    devices = devices_of(profile)
-    memory = {
-        devices[0] if name == ONE_DEVICE else name: mib for name, mib in profile.memory_mib.items()
-    }
+    devices, memory = _memory(profile.devices, profile.memory_mib)
     return Profile(
         name=profile.name,
         devices=devices,
-        memory_mib=MappingProxyType(memory),
+        memory_mib=memory,
         options=MappingProxyType(profile.options),
         command=tuple(profile.command),
     )
+
+
+def _memory(named: list[str], memory: Mapping[str, int]) -> tuple[tuple[str, ...], Need]:
+    devices = devices_of(named, memory)
+    by_device = {devices[0] if name == ONE_DEVICE else name: memory[name] for name in memory}
+    return devices, MappingProxyType(by_device)

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from modelyard.config.kinds import ONE_DEVICE
-from modelyard.config.schema import File, keys_of, section_of
+from modelyard.config.schema import SECTIONS, File, keys_of, section_of
 from modelyard.config.tree import Plain, Problem
 from modelyard.config.values import KeyPath
 from modelyard.config.wording import near_names
@@ -35,7 +35,7 @@ def check(data: Plain) -> tuple[File, frozenset[KeyPath], list[Problem]]:
     except ValidationError as error:
         errors = error.errors(include_url=False, include_input=False)
     problems = [_worded(details) for details in errors[:MOST_PROBLEMS]]
-    wrong = frozenset(_setting(_path(details)) for details in errors)
+    wrong = frozenset(setting(_path(details)) for details in errors)
     return File.model_validate(_without(data, wrong)), wrong, problems
 
 
@@ -57,11 +57,17 @@ def _worded(details: ErrorDetails) -> Problem:
 
 
 def _path(details: ErrorDetails) -> KeyPath:
-    return tuple(step for step in details["loc"] if step not in (_KEY_OF_MAPPING, ONE_DEVICE))
+    steps = details["loc"]
+    if steps[-1] == _KEY_OF_MAPPING:
+        steps = steps[:-1]
+    return tuple(step for step in steps if step != ONE_DEVICE)
 
 
-def _setting(path: KeyPath) -> KeyPath:
-    return path[:3] if path[0] == "models" else path[:2]
+def setting(path: KeyPath) -> KeyPath:
+    """The path of the key that a value belongs to: `tasks` for its first item."""
+    if path[0] == "models":
+        return path[:3]
+    return path[:2] if path[0] in SECTIONS else path[:1]
 
 
 def _without(data: Plain, wrong: Iterable[KeyPath]) -> Plain:

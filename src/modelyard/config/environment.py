@@ -9,7 +9,7 @@ Laws of this file:
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,18 +20,21 @@ from modelyard.config.wording import near_names, shorten
 PREFIX = "MODELYARD_"
 RESERVED = frozenset(f"{PREFIX}{name}" for name in ("OWNER", "RUN", "URL", "CONFIG"))
 """Variables with a meaning of their own: marks of our engines' processes, the command line's."""
+MAX_EXPANDED = 1024 * 1024
+"""Characters that all references of a configuration may stand for together."""
 _BUDGET = f"{PREFIX}DEVICES__BUDGET__"
 _REFERENCE = re.compile(r"\$(\$\{)|\$\{env:([^}]*)(\}?)")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 def settings(
-    env: Mapping[str, str], keys: Mapping[str, KeyPath], folder: Path
+    env: Mapping[str, str], settable: Iterable[KeyPath], folder: Path
 ) -> tuple[Node, list[str]]:
     """The tree that `MODELYARD_*` variables describe, and what is wrong with their names.
 
-    `keys` maps variable names to the keys they set; relative paths start from `folder`.
+    `settable` are the keys that a variable can set; relative paths start from `folder`.
     """
+    keys = {variable_for(path): path for path in settable}
     root = Node({}, Origin("", folder))
     problems = []
     for name in sorted(env):
@@ -67,6 +70,7 @@ class Expansion:
     written: dict[KeyPath, str] = field(default_factory=dict)
     """Values that held references, as they were written."""
     problems: list[Problem] = field(default_factory=list)
+    _room: int = MAX_EXPANDED
 
     def plain(self, node: Node, path: KeyPath = ()) -> Plain:
         value = node.value
@@ -105,6 +109,11 @@ class Expansion:
             text = (
                 f"the environment variable {shorten(name)} is not set; set it, or write the value"
             )
+            self.problems.append(Problem(path, text))
+            return ""
+        self._room -= len(self.env[name])
+        if self._room < 0:
+            text = f"variables stand for more than {MAX_EXPANDED} characters; use fewer of them"
             self.problems.append(Problem(path, text))
             return ""
         return self.env[name]

@@ -9,6 +9,7 @@ Laws of this file:
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +25,8 @@ from modelyard.config.wording import describe_kind, near_names, shorten
 from modelyard.core.specs import OptionValue, Task
 
 MAX_NAME = 200
-ONE_DEVICE = ""
-"""Stands for the only device of a profile, where `memory` is a single size."""
+ONE_DEVICE = "\0"
+"""Stands for the only device of a profile, where `memory` is a single size. Nobody can write it."""
 ARGUMENTS_ADVICE = (
     'write each argument for itself, like ["./serve", "--port", "{port}"]; no shell reads the '
     "command, so nothing would split a line of text"
@@ -93,6 +94,8 @@ def _read_host(value: object) -> str:
     name = read_name(value)
     if "/" in name or any(character.isspace() for character in name):
         raise ValueError(f"{shorten(name)} is not a host name; leave out http:// and any path")
+    if name.startswith("[") or name.count(":") == 1:
+        raise ValueError(f"{shorten(name)} is not a host name; leave out brackets and the port")
     return name
 
 
@@ -157,15 +160,11 @@ def _read_option(value: object) -> OptionValue:
     raise ValueError(f"{type(value).__name__} is not a value that YAML can write")
 
 
-def _written_seconds(value: float) -> str:
-    return units.format_duration(value)
-
-
 def whole(least: int, most: int) -> Kind:
     """A whole number between two bounds, both included."""
 
     def read(value: object) -> int:
-        if isinstance(value, EnvText) and value.removeprefix("-").isdecimal() and len(value) < 20:
+        if isinstance(value, EnvText) and re.fullmatch(r"-?[0-9]{1,19}", value):
             value = int(value)
         if not isinstance(value, int) or isinstance(value, bool):
             raise ValueError(f"must be a whole number, not {describe_kind(value)}")
@@ -177,7 +176,7 @@ def whole(least: int, most: int) -> Kind:
     return Kind(read, {"type": ["integer", "string"], **schema})
 
 
-def _positive(read: Callable[[object], Any], advice: str) -> Callable[[object], Any]:
+def _positive(read: Callable[[object], Any], advice: str = "") -> Callable[[object], Any]:
     def read_positive(value: object) -> Any:
         number = read(value)
         if number <= 0:
@@ -187,13 +186,7 @@ def _positive(read: Callable[[object], Any], advice: str) -> Callable[[object], 
     return read_positive
 
 
-def _duration_or_never(value: object) -> float:
-    seconds = units.parse_duration(value)
-    if seconds <= 0:
-        raise ValueError("must be more than 0; write never to keep the engine running")
-    return seconds
-
-
+_idle_stop = _positive(units.parse_duration, "; write never to keep the engine running")
 _DURATION = {
     "type": ["string", "number"],
     "pattern": rf"{units.DURATION_PATTERN}|{_ENV_REFERENCE}",
@@ -220,14 +213,14 @@ TaskName = Annotated[
 EngineName = Annotated[str, Kind(_read_engine, {"type": "string", "enum": list(ENGINE_NAMES)})]
 LlamaServer = Annotated[str | None, Kind(_read_llama_server, _FILLED).or_none("auto")]
 Option = Annotated[Any, Kind(_read_option, {})]
-Duration = Annotated[float, Kind(units.parse_duration, _DURATION, _written_seconds)]
+Duration = Annotated[float, Kind(units.parse_duration, _DURATION, units.format_duration)]
 PositiveDuration = Annotated[
-    float, Kind(_positive(units.parse_duration, ""), _DURATION, _written_seconds)
+    float, Kind(_positive(units.parse_duration), _DURATION, units.format_duration)
 ]
 DurationOrNever = Annotated[
-    float | None, Kind(_duration_or_never, _NEVER, _written_seconds).or_none("never")
+    float | None, Kind(_idle_stop, _NEVER, units.format_duration).or_none("never")
 ]
-Size = Annotated[int, Kind(_positive(units.parse_size, ""), _SIZE, units.format_size)]
+Size = Annotated[int, Kind(_positive(units.parse_size), _SIZE, units.format_size)]
 Mib = Annotated[int, Kind(units.parse_mib, _SIZE, units.format_mib)]
 """A size that is kept in MiB."""
 

@@ -45,22 +45,24 @@ def load(
     unknown, values are wrong, keys contradict each other.
     """
     from modelyard.config.build import build
-    from modelyard.config.check import MOST_PROBLEMS, check
+    from modelyard.config.check import MOST_PROBLEMS, check, setting
     from modelyard.config.read import read_file
     from modelyard.config.rules import broken_rules
-    from modelyard.config.schema import variables
+    from modelyard.config.schema import settable_paths
 
     here = Path.cwd()
     root = Node({}, Origin("", here)) if path is None else read_file(path)
-    from_env, unknown = settings(env, variables(), here)
+    from_env, unknown = settings(env, settable_paths(), here)
     root = overlay(root, from_env)
     for key, value in overrides.items():
         if value is not None:
             root = overlay(root, nested(key.split("."), _tree(value, Origin(_FLAGS, here))))
 
     expansion = Expansion(env)
-    file, wrong, problems = check(expansion.plain(root))
-    problems = [*expansion.problems, *problems, *broken_rules(file, wrong)]
+    file, wrong, found = check(expansion.plain(root))
+    unset = {problem.path for problem in expansion.problems}
+    problems = expansion.problems + [problem for problem in found if problem.path not in unset]
+    problems += broken_rules(file, wrong | {setting(key) for key in unset})
     built = build(file, root, path, expansion.written)
     problems += built.problems
     if problems or unknown:

@@ -2,35 +2,126 @@
 
 Laws of this file:
 - `describe` writes what `load` reads: keys and units as in the file, every default spelled out.
-- A value that held `${env:...}` is shown as it was written, never as what the variable held, and
+- Text that held `${env:...}` is shown as it was written, never as what the variable held, and
   what is named like a secret is not shown at all.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from modelyard.config.values import Config
+from modelyard.config.units import format_mib
+from modelyard.config.values import Config, KeyPath
+from modelyard.core.specs import ModelSpec, Profile, Task
 
 HIDDEN = "<hidden>"
-_SECRET_WORDS = frozenset(
-    ["auth", "apikey", "credential", "credentials", "key", "passphrase", "passwd", "password", "secret", "token"]
+_SECRET = re.compile(
+    r"(?<![a-z])(auth|authorization|bearer|key|token)(?![a-z])"
+    r"|api-?key|passw|passphrase|secret|credential",
+    re.IGNORECASE,
 )
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON Schema (2020-12) of `modelyard.yaml`, for editors."""
-    from modelyard.config.schema import File  # see the laws of load.py
+    from modelyard.config.schema import File  # imported late: see the laws of load.py
 
-    schema = File.model_json_schema(by_alias=True)
-    return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
-        "title": "Modelyard",
-    } | schema
+    head = {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "modelyard.yaml"}
+    return head | File.model_json_schema(by_alias=True)
 
 
 def describe(config: Config) -> dict[str, Any]:
     """The configuration in force as plain data, in the words of the file, without secrets."""
-    from modelyard.config.schema import File
+    from modelyard.config.schema import SECTIONS, written_keys
 
-    file = File.model_validate
+    described: dict[str, Any] = {
+        name: written_keys(section, config.limits if name == "defaults" else getattr(config, name))
+        for name, section in SECTIONS.items()
+    }
+    described["server"]["allowed_hosts"] = list(config.server.allowed_hosts)
+    described["devices"]["budget"] = _sizes(config.devices.budget_mib)
+    described["models_dirs"] = [str(folder) for folder in config.models_dirs]
+    described["models"] = {spec.id: _model(spec) for spec in config.models}
+    for path, text in config.written.items():
+        if path[2:3] != ("tasks",):  # their order is not kept, and they are no secrets
+            _replace(described, path, text)
+    return described
+
+
+def _model(spec: ModelSpec) -> dict[str, Any]:
+    from modelyard.config.schema import LimitsSection, written_keys
+
+    return {
+        "aliases": list(spec.aliases),
+        "engine": spec.engine,
+        "source": spec.source,
+        "tasks": [task.value for task in Task if task in spec.tasks],
+        "options": _without_secrets(spec.options),
+        "profiles": [_profile(profile) for profile in spec.profiles],
+        "command": _arguments(spec.command),
+        "env": _without_secrets(spec.env),
+        "cwd": spec.cwd,
+        "health_path": spec.health_path,
+        "preload": spec.preload,
+        "pinned": spec.pinned,
+        "priority": spec.priority,
+        **written_keys(LimitsSection, spec.limits),
+    }
+
+
+def _profile(profile: Profile) -> dict[str, Any]:
+    return {
+        "name": profile.name,
+        "devices": list(profile.devices),
+        "memory": _sizes(profile.memory_mib),
+        "options": _without_secrets(profile.options),
+        "command": _arguments(profile.command),
+    }
+
+
+def _sizes(mib_by_device: Mapping[str, int]) -> dict[str, str]:
+    return {name: format_mib(mib) for name, mib in mib_by_device.items()}
+
+
+def _without_secrets(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {
+            key: HIDDEN if below and _SECRET.search(key) else _without_secrets(below)
+            for key, below in value.items()
+        }
+    if isinstance(value, list):
+        return [_without_secrets(item) for item in value]
+    return value
+
+
+def _arguments(command: Sequence[str]) -> list[str]:
+    """A command without what follows options like `--api-key`."""
+    shown: list[str] = []
+    hide_next = False
+    for argument in command:
+        name, equals, _ = argument.partition("=")
+        is_secret = name.startswith("-") and _SECRET.search(name) is not None
+        shown.append(
+            HIDDEN if hide_next else f"{name}={HIDDEN}" if is_secret and equals else argument
+        )
+        hide_next = is_secret and not equals and not hide_next
+    return shown
+
+
+def _replace(described: Any, path: KeyPath, text: str) -> None:
+    """Put `text` where `path` leads, if there is such a place and it is not hidden already."""
+    *way, last = path
+    for step in way:
+        described = _below(described, step)
+    if _below(described, last) not in (None, HIDDEN):
+        described[last] = text
+
+
+def _below(value: Any, step: str | int) -> Any:
+    if isinstance(value, dict):
+        return value.get(step)
+    if isinstance(value, list) and isinstance(step, int) and step < len(value):
+        return value[step]
+    return None

@@ -9,7 +9,7 @@ Laws of this file:
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Callable, Iterator, Set
+from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 
 from modelyard.config.kinds import ONE_DEVICE
 from modelyard.config.schema import File, ModelSection, ProfileSection
@@ -62,20 +62,31 @@ def _backoff(file: File, wrong: Set[KeyPath]) -> Iterator[Problem]:
 
 def _names(file: File) -> Iterator[Problem]:
     """Ids and aliases share one space, so a name means one model."""
-    owners = dict.fromkeys(file.models, "")
+    owners: dict[str, str] = {}
     for model_id, model in file.models.items():
         for at, alias in enumerate(model.aliases):
             path = ("models", model_id, "aliases", at)
-            owner = owners.setdefault(alias, model_id)
+            name = shorten(alias)
+            owner = owners.setdefault(alias, model_id) if alias not in file.models else None
             if alias == model_id:
-                yield Problem(path, f"{shorten(alias)} is the model's own id; remove it")
-            elif not owner:
-                text = f"{shorten(alias)} is the id of another model; choose another name"
+                yield Problem(path, f"{name} is the model's own id; remove it")
+            elif owner is None:
+                yield Problem(path, f"{name} is the id of another model; choose another name")
+            elif owner != model_id:
+                text = f"{name} is already an alias of model {shorten(owner)}; remove one of them"
                 yield Problem(path, text)
-            elif owner != model_id or alias in model.aliases[:at]:
-                whose = "this model" if owner == model_id else f"model {shorten(owner)}"
-                text = f"{shorten(alias)} is already an alias of {whose}; remove one of them"
-                yield Problem(path, text)
+        for at in _repeated(model.aliases):
+            text = f"{shorten(model.aliases[at])} is there twice; remove one of them"
+            yield Problem(("models", model_id, "aliases", at), text)
+
+
+def _repeated(names: Sequence[str]) -> Iterator[int]:
+    """Positions of names that are there before."""
+    seen: set[str] = set()
+    for at, name in enumerate(names):
+        if name in seen:
+            yield at
+        seen.add(name)
 
 
 _Rule = Callable[[ModelSection, Set[str | int]], Iterator[Problem]]
@@ -139,25 +150,24 @@ def _profiles(model: ModelSection, _: Set[str | int]) -> Iterator[Problem]:
 
 
 def _devices(profile: ProfileSection) -> Iterator[Problem]:
-    devices = devices_of(profile)
-    for at, device in enumerate(devices):
-        if device in devices[:at]:
-            yield Problem(("devices", at), f"{shorten(device)} is there twice; remove one of them")
+    devices = devices_of(profile.devices, profile.memory_mib)
+    for at in _repeated(devices):
+        yield Problem(("devices", at), f"{shorten(devices[at])} is there twice; remove one of them")
+    known = frozenset(devices)
     for device in profile.memory_mib:
         if device == ONE_DEVICE:
             if len(devices) > 1:
                 text = "needs the device of each size, like {cpu: 300MiB}: there are several"
                 yield Problem(("memory",), text)
-        elif device not in devices:
+        elif device not in known:
             has = ", ".join(shorten(name) for name in devices[:10])
             text = f"is not a device of this profile, which has {has}; add it to devices"
             yield Problem(("memory", device), text)
 
 
-def devices_of(profile: ProfileSection) -> tuple[str, ...]:
+def devices_of(named: Iterable[str], memory: Iterable[str]) -> tuple[str, ...]:
     """The devices of a profile: those it names, else those its memory names, else the host."""
-    named = profile.devices or [name for name in profile.memory_mib if name != ONE_DEVICE]
-    return tuple(named) or (HOST_DEVICE,)
+    return tuple(named) or tuple(name for name in memory if name != ONE_DEVICE) or (HOST_DEVICE,)
 
 
 _MODEL_RULES: tuple[_Rule, ...] = (

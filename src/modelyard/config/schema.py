@@ -12,10 +12,12 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 from modelyard.config.kinds import (
     ARGUMENTS_ADVICE,
@@ -27,6 +29,7 @@ from modelyard.config.kinds import (
     FilePathOrNone,
     Host,
     HttpPath,
+    Kind,
     LlamaServer,
     Memory,
     Mib,
@@ -62,6 +65,24 @@ def _key_of(field_name: str) -> str:
     return re.sub(r"_(s|mib|bytes)$", "", field_name)
 
 
+def _publish(schema: dict[str, Any], section: type[BaseModel]) -> None:
+    """Pydantic's schema of a section with defaults as people write them, and no made-up titles."""
+    schema.pop("title", None)
+    for name, field in section.model_fields.items():
+        published = schema["properties"][field.alias or name]
+        published.pop("title", None)
+        if section is not LimitsSection and name in LimitsSection.model_fields:
+            published.pop("default")
+            published["description"] += " Default: that of `defaults`."
+        elif "default" in published and (kind := _kind(field)):
+            published["default"] = kind.write(field.default)
+
+
+def _kind(field: FieldInfo) -> Kind | None:
+    """How a field that is a single value is written."""
+    return next((kind for kind in field.metadata if isinstance(kind, Kind)), None)
+
+
 class Section(BaseModel):
     """Keys that are written together."""
 
@@ -71,7 +92,7 @@ class Section(BaseModel):
         frozen=True,
         alias_generator=_key_of,
         protected_namespaces=(),
-        json_schema_extra=lambda schema: schema.pop("title"),
+        json_schema_extra=_publish,
     )
 
 
@@ -86,7 +107,7 @@ class ServerSection(Section):
     allowed_hosts: Annotated[list[Host], listed(",")] = Field(
         list(_SERVER.allowed_hosts),
         description="Host names that requests may be addressed to, besides loopback names and "
-        "`host`. It keeps foreign web pages out (DNS rebinding).",
+        "`host`; `*` allows all. It keeps foreign web pages out (DNS rebinding).",
     )
     insecure: Boolean = Field(
         _SERVER.insecure,
@@ -136,8 +157,8 @@ class DevicesSection(Section):
 class SchedulingSection(Section):
     fair_after_s: Duration = Field(
         _SCHEDULING.fair_after_s,
-        description="A request that has waited this long may take memory from models that are "
-        "not idle, once their requests in flight have ended.",
+        description="A request that has waited this long may make a model in use leave, once its "
+        "requests in flight have ended.",
     )
     max_start_attempts: Annotated[int, whole(1, 100)] = Field(
         _SCHEDULING.max_start_attempts,
@@ -242,14 +263,18 @@ class ModelSection(LimitsSection):
     env: Annotated[dict[Name, Text], mapped] = Field(
         {}, description="Variables added to the clean environment that engines get."
     )
-    cwd: FilePathOrNone = Field(None, description="Folder in which the engine is started.")
+    cwd: FilePathOrNone = Field(
+        None,
+        description="Folder in which the engine is started. Default for the engine `command`: the "
+        "folder of the file.",
+    )
     health_path: HttpPath = Field(
         None, description="Route that answers 200 once the engine is ready; null asks the engine."
     )
     preload: Boolean = Field(False, description="Start the model together with the server.")
     pinned: Boolean = Field(False, description="Never stop the model to make room for another.")
     priority: Annotated[int, whole(-1000, 1000)] = Field(
-        0, description="Requests for models with a higher priority are served first."
+        0, description="Among waiting models the one with the higher priority goes first."
     )
 
 
@@ -257,23 +282,27 @@ class File(Section):
     """The whole configuration."""
 
     server: Annotated[ServerSection, mapped] = Field(
-        default_factory=ServerSection, description="The listener and how patient it is."
+        default_factory=partial(ServerSection.model_validate, {}),
+        description="The listener and how patient it is.",
     )
     models_dirs: Annotated[list[FilePath], listed(os.pathsep)] = Field(
         [], description="Folders in which models are found without being described."
     )
     devices: Annotated[DevicesSection, mapped] = Field(
-        default_factory=DevicesSection, description="How much memory models may hold together."
+        default_factory=partial(DevicesSection.model_validate, {}),
+        description="How much memory models may hold together.",
     )
     scheduling: Annotated[SchedulingSection, mapped] = Field(
-        default_factory=SchedulingSection,
+        default_factory=partial(SchedulingSection.model_validate, {}),
         description="When waiting requests take memory from others, and how starts are repeated.",
     )
     engines: Annotated[EnginesSection, mapped] = Field(
-        default_factory=EnginesSection, description="Where engines' programs lie."
+        default_factory=partial(EnginesSection.model_validate, {}),
+        description="Where engines' programs lie.",
     )
     defaults: Annotated[LimitsSection, mapped] = Field(
-        default_factory=LimitsSection, description="Limits of models that do not set their own."
+        default_factory=partial(LimitsSection.model_validate, {}),
+        description="Limits of models that do not set their own.",
     )
     models: Annotated[dict[Name, Annotated[ModelSection, mapped]], mapped] = Field(
         {}, description="Models by their id: what requests name."
@@ -293,10 +322,28 @@ SECTIONS: Mapping[str, type[Section]] = {
 def section_of(path: KeyPath) -> type[Section]:
     """The section whose key the last step of `path` is, or should be."""
     if path[0] == "models":
-        return {3: ModelSection, 5: ProfileSection}.get(len(path), File)
+        within_model: dict[int, type[Section]] = {3: ModelSection, 5: ProfileSection}
+        return within_model.get(len(path), File)
     return SECTIONS.get(str(path[0]), File) if len(path) == 2 else File
 
 
 def keys_of(section: type[Section]) -> list[str]:
     """The keys of a section as they are written."""
     return [field.alias or name for name, field in section.model_fields.items()]
+
+
+def settable_paths() -> list[KeyPath]:
+    """The keys that a single variable can set: all outside `models` that hold one value."""
+    paths: list[KeyPath] = [("models_dirs",)]
+    paths += [(name, key) for name, section in SECTIONS.items() for key in keys_of(section)]
+    paths.remove(("devices", "budget"))
+    return paths
+
+
+def written_keys(section: type[Section], value: object) -> dict[str, Any]:
+    """`value` in the words of the file: each of its fields that is a single value."""
+    return {
+        field.alias or name: kind.write(getattr(value, name))
+        for name, field in section.model_fields.items()
+        if (kind := _kind(field))
+    }

@@ -9,7 +9,6 @@ Laws of this file:
 from __future__ import annotations
 
 import re
-from decimal import Decimal
 from fractions import Fraction
 
 from modelyard.config.wording import describe_kind, shorten
@@ -19,19 +18,22 @@ LONGEST_S = 3650 * 86400.0
 """Ten years: longer waits are mistakes, and timers overflow somewhere beyond."""
 LARGEST_BYTES = 1 << 60
 
-_NUMBER = r"[0-9]{1,18}(?:\.[0-9]{1,40})?"
+_NUMBER = r"[0-9]{1,20}(?:\.[0-9]{1,40})?"
 _MS_PER_UNIT = {"d": 86_400_000, "h": 3_600_000, "m": 60_000, "s": 1000, "ms": 1}
 _DURATION = re.compile("".join(rf"(?:({_NUMBER})\s*{unit}\s*)?" for unit in _MS_PER_UNIT))
 _PLAIN = re.compile(_NUMBER)
 _SIZE = re.compile(rf"({_NUMBER})\s*([kmgt]?i?b?)", re.IGNORECASE)
 _POWERS = {"": 0, "k": 1, "m": 2, "g": 3, "t": 4}
 
-DURATION_PATTERN = r"^[0-9. ]+((d|h|m|s|ms)[0-9. ]*)*$"
+DURATION_PATTERN = r"^[0-9. dhms]+$"
 SIZE_PATTERN = r"^[0-9.]+ ?([kKmMgGtT][iI]?[bB]?|[bB])$"
 
 
 def parse_duration(value: object) -> float:
-    """Seconds of `10m`, `90s`, `500ms`, `1h30m`, `1.5h`, or of a plain number of seconds."""
+    """Seconds of `10m`, `90s`, `500ms`, `1h30m`, `1.5h`, or of a plain number of seconds.
+
+    Rounded to whole milliseconds: nothing here is timed more finely.
+    """
     advice = "write it like 90s, 10m or 1h30m"
     if isinstance(value, bool) or not isinstance(value, int | float | str):
         raise ValueError(f"must be a duration, not {describe_kind(value)}; {advice}")
@@ -42,7 +44,7 @@ def parse_duration(value: object) -> float:
         value = float(parsed)
     if not 0 <= value <= LONGEST_S:  # false for nan, too
         raise ValueError(f"must be between 0 and 3650d; {advice}")
-    return float(value)
+    return round(Fraction(value) * 1000) / 1000
 
 
 def _duration_of_text(text: str) -> Fraction | None:
@@ -57,10 +59,8 @@ def _duration_of_text(text: str) -> Fraction | None:
 
 
 def format_duration(seconds: float) -> str:
-    """The usual form (`1h30m`, `500ms`), or decimal seconds where milliseconds are too coarse."""
+    """The usual form: `1h30m`, `75` as `1m15s`, `0.5` as `500ms`."""
     milliseconds = round(Fraction(seconds) * 1000)
-    if milliseconds / 1000 != seconds:
-        return f"{Decimal(repr(seconds)):f}s"
     written = ""
     for unit, factor in _MS_PER_UNIT.items():
         count, milliseconds = divmod(milliseconds, factor)

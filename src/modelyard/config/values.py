@@ -68,7 +68,7 @@ class Scheduling:
     """When waiting requests take memory from others, and how failed starts are repeated."""
 
     fair_after_s: float = 20.0
-    """A request that has waited this long may take memory from models that are not idle."""
+    """A request that has waited this long may make a model in use leave, by a drain."""
     max_start_attempts: int = 3
     """Starts of one model in a row that may fail before it counts as failed."""
     backoff_s: float = 0.5

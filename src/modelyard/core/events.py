@@ -59,6 +59,20 @@ class EngineNews(ModelEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class EngineSuspected(ModelEvent):
+    """An engine broke an exchange off: nobody new is sent to it until it is known to live."""
+
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
+class EngineCleared(ModelEvent):
+    """A suspected engine answers its health route."""
+
+    run: int
+
+
+@dataclass(frozen=True, slots=True)
 class ModelsChanged:
     """The models there are now."""
 
@@ -82,6 +96,8 @@ SchedulerEvent = (
     | StopWanted
     | RestartWanted
     | EngineNews
+    | EngineSuspected
+    | EngineCleared
     | ModelsChanged
     | TimerDue
     | ShutdownAsked

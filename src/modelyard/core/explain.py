@@ -21,6 +21,8 @@ def why_waiting(
     """Why requests for the model wait at this moment, in one line."""
     slot = models[model]
     match slot.state:
+        case State.READY if slot.suspected:
+            return "its engine broke an answer off and is being probed"
         case State.READY:
             return f"all {slot.spec.limits.concurrency} places of its engine are taken"
         case State.STARTING | State.RESTARTING:

@@ -31,7 +31,9 @@ from modelyard.core.errors import (
 )
 from modelyard.core.events import (
     Changed,
+    EngineCleared,
     EngineNews,
+    EngineSuspected,
     Grant,
     ModelEvent,
     ModelsChanged,
@@ -46,7 +48,6 @@ from modelyard.core.events import (
     StartWanted,
     StopEngine,
     StopWanted,
-    TimerDue,
 )
 from modelyard.core.eviction import Resident
 from modelyard.core.explain import why_waiting
@@ -123,31 +124,7 @@ class Scheduler:
 
         Raises InvalidTransition when the lifecycle has no row for what happened.
         """
-        match event:
-            case RequestWaits(model, ticket) if model not in self.models:
-                return [Refuse(ticket, ModelNotFound(model))]
-            case ModelEvent(model) if model not in self.models:
-                return []
-            case RequestWaits(model, ticket):
-                actions = list(self._request_waits(self.models[model], ticket, now))
-            case RequestLeft(model, ticket):
-                self.models[model].queue.pop(ticket, None)
-                actions = []
-            case StartWanted(model):
-                actions = list(self._want(self.models[model], now))
-            case StopWanted(model):
-                actions = list(self._stop_for_a_person(self.models[model]))
-            case RestartWanted(model):
-                actions = list(self._restart(self.models[model], now))
-            case EngineNews(model, news):
-                actions = list(self._engine_news(self.models[model], news, now))
-            case ModelsChanged(specs):
-                actions = list(self._models_changed(specs, now))
-            case TimerDue():
-                actions = []
-            case ShutdownAsked():
-                actions = list(self._shut_down())
-        return [*actions, *self._timers(now), *self._decide(now)]
+        return [*self._take(event, now), *self._timers(now), *self._decide(now)]
 
     def next_timer(self, now: float) -> float:
         """When `TimerDue` should come if nothing else happens before; infinity for never."""
@@ -197,6 +174,39 @@ class Scheduler:
         )
 
     # ------------------------------------------------------------------------------------ handlers
+
+    def _take(self, event: SchedulerEvent, now: float) -> Iterable[SchedulerAction]:
+        match event:
+            case ModelEvent(model) if model in self.models:
+                return self._take_for(self.models[model], event, now)
+            case RequestWaits(model, ticket):
+                return [Refuse(ticket, ModelNotFound(model))]
+            case ModelsChanged(specs):
+                return self._models_changed(specs, now)
+            case ShutdownAsked():
+                return self._shut_down()
+            case _:  # late news of a model that is gone; a timer, which has no effect of its own
+                return []
+
+    def _take_for(
+        self, slot: ModelState, event: SchedulerEvent, now: float
+    ) -> Iterable[SchedulerAction]:
+        match event:
+            case RequestWaits(_, ticket):
+                return self._request_waits(slot, ticket, now)
+            case RequestLeft(_, ticket):
+                slot.queue.pop(ticket, None)
+            case StartWanted():
+                return self._want(slot, now)
+            case StopWanted():
+                return self._stop_for_a_person(slot)
+            case RestartWanted():
+                return self._restart(slot, now)
+            case EngineNews(_, news):
+                return self._engine_news(slot, news, now)
+            case EngineSuspected(_, run) | EngineCleared(_, run) if run == slot.replica.run:
+                slot.suspected = isinstance(event, EngineSuspected)
+        return []
 
     def _request_waits(
         self, slot: ModelState, ticket: int, now: float
@@ -263,6 +273,7 @@ class Scheduler:
 
     def _after_exit(self, slot: ModelState, before: State, now: float) -> Iterator[SchedulerAction]:
         slot.in_flight = 0
+        slot.suspected = False
         if slot.state is State.STARTING:  # restarted: the claim is kept
             slot.started_at = now
             return

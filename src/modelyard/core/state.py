@@ -29,6 +29,8 @@ class ModelState:
     ready_since: float = 0.0
     started_at: float = 0.0
     retry_at: float = 0.0
+    suspected: bool = False
+    """The engine broke an exchange off and has not shown since that it lives."""
     why_stopping: str = ""
     removed: bool = False
 
@@ -58,5 +60,7 @@ class ModelState:
         return self.placement.claims_mib if self.placement else {}
 
     def has_room(self) -> bool:
+        if self.state is not State.READY or self.suspected:
+            return False
         bound = self.spec.limits.concurrency
-        return self.state is State.READY and (bound is None or self.in_flight < bound)
+        return bound is None or self.in_flight < bound

@@ -21,15 +21,12 @@ from modelyard.engines.base import Failure
 
 BLANKS = ("port", "host", "model", "alias")
 
-_BLANK = re.compile(r"\{\{(?P<kept>[A-Za-z_]+)\}\}|(?<![${])\{(?P<name>[A-Za-z_]+)\}(?!\})")
+_BLANK = re.compile(r"\{\{(?P<kept>[A-Za-z_]+)\}\}|(?<!\$)\{(?P<name>[A-Za-z_]+)\}")
 _SCRIPTS = frozenset({".sh", ".bash", ".bat", ".cmd", ".ps1", ".py"})
 _PORT_OPTION = "port"
 _LAST_PORT = 65535
 
 _PERCENT = re.compile(r"(?<![\w.])(?P<percent>100(?:\.0+)?|\d{1,2}(?:\.\d+)?) ?%")
-_STARTED = re.compile(
-    r"running on http|startup complete|listening (on|at)|server (is )?(ready|started)"
-)
 _STARTED = r"running on http|startup complete|listening (on|at)|server (is )?(ready|started)"
 _PHASES = (
     (re.compile(r"download", re.IGNORECASE), "downloading"),
@@ -45,7 +42,7 @@ _REASONS = tuple(
         (r"address already in use|errno 98\b|only one usage of each socket address",
          "its port was taken by another program", False),
         (r"out of memory|cannot allocate memory|bad_alloc|MemoryError", "out of memory", False),
-        (r"ModuleNotFoundError: .*|command not found|No such file or directory", "", True),
+        (r"ModuleNotFoundError: .*|command not found", "", True),
     )
 )  # fmt: skip
 _EXITS = {

@@ -26,6 +26,7 @@ from modelyard.core.specs import (
 )
 from modelyard.engines import llamacpp_options, llamacpp_output
 from modelyard.engines.base import Failure
+from modelyard.engines.llamacpp_table import CHAT_TEMPLATE_FILE
 
 MAX_POOLED_TOKENS = 8192
 """Longest input of an embedding or rerank model whose `ctx_size` is left open: llama.cpp handles
@@ -112,6 +113,10 @@ class LlamaCpp:
             "endpoint_metrics": True,
             "cache_ram_mib": 0,
         }
+        if self._binary is None:
+            # It has no key: without this, any web page that a browser shows could talk to it.
+            # Only recent builds of llama-server have the option.
+            settings["cors_origins"] = ""
         if self._is_host_only(placement):
             settings |= {"n_gpu_layers": 0, "fit_params": False}
         if _mode(spec) != _CHAT:
@@ -136,7 +141,7 @@ class LlamaCpp:
         self, spec: ModelSpec, endpoint: Endpoint, settings: Mapping[str, OptionValue]
     ) -> tuple[str, ...]:
         values = {"n_parallel": _AUTO_SLOTS, **settings}
-        template = values.pop(llamacpp_options.CHAT_TEMPLATE_FILE, None)
+        template = values.pop(CHAT_TEMPLATE_FILE, None)
         return (
             self._python,
             # Not the working folder's modules: a model's folder may hold a json.py.

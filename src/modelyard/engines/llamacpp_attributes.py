@@ -1,4 +1,4 @@
-"""What can be set in xllamacpp: every attribute of `CommonParams` and the kind of its value.
+"""What can be set in xllamacpp: each attribute of `CommonParams` and its kind.
 
 Generated from the wheel by tests/engines/test_llamacpp_attributes.py, which also compares the two.
 Kinds are bool, int, float, str, list, dict, set, or the name of an enumeration.

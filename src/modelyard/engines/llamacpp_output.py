@@ -60,7 +60,6 @@ _REASONS: tuple[tuple[re.Pattern[str], str, bool], ...] = tuple(
          "the cache type does not fit the model: {what_line}", True),
         (r"the supplied chat template is not supported.*",
          "the chat template is not supported", True),
-        (r"^modelyard: (?!llama\.cpp could not serve)(?P<what>.+)", "{what}", True),
         (r"No module named '?xllamacpp'?",
          "xllamacpp is not installed in this Python environment", True),
         (r"error while loading shared libraries: (?P<what>.+)",
@@ -70,7 +69,12 @@ _REASONS: tuple[tuple[re.Pattern[str], str, bool], ...] = tuple(
 )  # fmt: skip
 
 _EXIT_PERMANENT = "exit code 78"
-_KILLED = "SIGKILL"
+"""What our own server answers when only a person can help; its last line says with what."""
+_OURS = "modelyard: "
+_SIGNALS = {
+    "SIGKILL": Failure("the system killed it, as it does when memory runs out"),
+    "SIGILL": Failure("this build of llama.cpp uses instructions the processor lacks", True),
+}
 _PREFIX = re.compile(r"^[\d.]+ [A-Z] (\w+ +)?|^[a-z_]+: ")
 
 
@@ -87,6 +91,9 @@ def progress(line: str) -> Progress | None:
 
 def failure(exit_text: str, last_lines: Sequence[str]) -> Failure:
     """The reason in one line: the most telling one, wherever it stands among the last lines."""
+    if exit_text == _EXIT_PERMANENT:
+        own = [line.removeprefix(_OURS) for line in last_lines if line.startswith(_OURS)]
+        return Failure(own[-1] if own else exit_text, permanent=True)
     for pattern, reason, permanent in _REASONS:
         for line in last_lines:
             found = pattern.search(line)
@@ -94,11 +101,12 @@ def failure(exit_text: str, last_lines: Sequence[str]) -> Failure:
                 words = {name: text or "" for name, text in found.groupdict().items()}
                 told = reason.format(**words, line=_plain(line), what_line=found.group(0).strip())
                 return Failure(told, permanent)
-    if _KILLED in exit_text:
-        return Failure(f"{exit_text}; the system ends programs so when memory runs out")
+    for signal, explained in _SIGNALS.items():
+        if signal in exit_text:
+            return explained
     said = [_plain(line) for line in last_lines if line.strip()]
     tail = f": {said[-1]}" if said else ", and it printed nothing"
-    return Failure(f"{exit_text}{tail}", permanent=exit_text == _EXIT_PERMANENT)
+    return Failure(f"{exit_text}{tail}")
 
 
 def _plain(line: str) -> str:

@@ -156,8 +156,11 @@ class Exchange:
     def set(self) -> None:
         if self.disconnected:
             self.client_left()
-        elif self._begun and not self.more_body and self._phase is Phase.READING:
-            self._dispatch()
+        elif self._begun and not self.more_body:
+            if self._phase is Phase.READING:
+                self._dispatch()
+            elif self._phase is Phase.DONE:  # refused earlier; now nothing is left unread
+                self._protocol.transport.close()
 
     def begin(self) -> None:
         """It is this exchange's turn on its connection."""

@@ -107,6 +107,13 @@ class GatewayProtocol(HttpToolsProtocol):
         else:
             super().on_body(body)
 
+    def on_message_complete(self) -> None:
+        if isinstance(self.cycle, Exchange):
+            self.cycle.more_body = False
+            self.cycle.set()
+        else:
+            super().on_message_complete()
+
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         if isinstance(cycle, Exchange):
             self.serving = cycle

@@ -37,31 +37,52 @@ PARENT_CHECK_S = 1.0
 """A second way to notice the server's death, should a stranger have inherited its pipe."""
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.01, 0.1
+_MARK = RUN_VARIABLE.encode() + b"="
 PROC = "/proc"
 HAS_TABLE = sys.platform == "linux"
 
 
 class Entry(NamedTuple):
-    """One line of the process table."""
+    """One process: whom it belongs to."""
 
     pid: int
-    state: str
     parent: int
     group: int
     session: int
+    run: str
+    """The marker it carries; empty if it has none, has ended, or is not ours to look into."""
+    ended: bool
+    """Whether it only waits to be collected by its parent (a zombie)."""
 
 
 def table() -> list[Entry]:
-    """All processes that are not yet zombies; empty where there is no proc(5)."""
+    """All processes; empty where there is no proc(5).
+
+    The pids are listed again until nobody new is among them. Otherwise a process that forks and
+    ends after the listing, but before its own turn, would hide its child.
+    """
     entries = []
-    for name in os.listdir(PROC) if HAS_TABLE else ():  # noqa: PTH208 (see _read)
-        if name.isdigit():
-            # The name of a program may contain blanks and brackets; the last bracket ends it.
-            fields = _read(f"{PROC}/{name}/stat").rpartition(b")")[2].split()
-            if len(fields) > 3 and fields[0] not in (b"Z", b"X"):
-                parent, group, session = map(int, fields[1:4])
-                entries.append(Entry(int(name), fields[0].decode(), parent, group, session))
+    seen: set[str] = set()
+    while HAS_TABLE and (new := set(filter(str.isdigit, os.listdir(PROC))) - seen):  # noqa: PTH208
+        entries += [entry for pid in new if (entry := _entry(pid))]
+        seen |= new
     return entries
+
+
+def _entry(pid: str) -> Entry | None:
+    # The name of a program may contain blanks and brackets; the last bracket ends it.
+    fields = _read(f"{PROC}/{pid}/stat").rpartition(b")")[2].split()
+    if len(fields) < 4:
+        return None
+    parent, group, session = map(int, fields[1:4])
+    return Entry(int(pid), parent, group, session, _run(pid), fields[0] in (b"Z", b"X"))
+
+
+def _run(pid: str) -> str:
+    for variable in _read(f"{PROC}/{pid}/environ").split(b"\0"):
+        if variable.startswith(_MARK):
+            return variable.removeprefix(_MARK).decode("ascii", "replace")
+    return ""
 
 
 def members(runs: Mapping[str, int]) -> set[int]:
@@ -76,14 +97,13 @@ def members(runs: Mapping[str, int]) -> set[int]:
         return {-group for group in groups if _exists(-group)}
     if not runs:
         return set()
-    marks = {f"{RUN_VARIABLE}={run}".encode() for run in runs}
-    entries = table()
+    entries = [entry for entry in table() if not entry.ended]
     found = {
         entry.pid
         for entry in entries
-        if entry.group in groups or entry.session in groups or _carries(entry.pid, marks)
+        if entry.run in runs or entry.group in groups or entry.session in groups
     }
-    while more := {e.pid for e in entries if e.parent in found} - found:
+    while more := {entry.pid for entry in entries if entry.parent in found} - found:
         found |= more
     return found
 
@@ -96,7 +116,7 @@ def end(find: Callable[[], set[int]], deadline: Callable[[], float]) -> set[int]
     """
     asked: set[int] = set()
     pause = FIRST_PAUSE_S
-    while left := find():
+    while left := _look(find):
         remaining = deadline() - time.monotonic()
         if remaining <= 0:
             return kill(find)
@@ -112,7 +132,7 @@ def kill(find: Callable[[], set[int]]) -> set[int]:
     """Kill what `find` finds until it finds nothing more; return what does not go away."""
     give_up = time.monotonic() + KILL_PATIENCE_S
     pause = FIRST_PAUSE_S
-    while left := find():
+    while left := _look(find):
         if time.monotonic() >= give_up:
             return left
         for target in left:
@@ -120,6 +140,18 @@ def kill(find: Callable[[], set[int]]) -> set[int]:
         time.sleep(pause)
         pause = min(pause * 1.5, LONGEST_PAUSE_S)
     return set()
+
+
+def _look(find: Callable[[], set[int]]) -> set[int]:
+    """What `find` finds, nothing only if it says so twice.
+
+    A process that is just executing another program has no readable environment for a moment.
+    """
+    found = find()
+    if not found:
+        time.sleep(FIRST_PAUSE_S)
+        found = find()
+    return found
 
 
 def send(target: int, number: int) -> None:
@@ -137,10 +169,6 @@ def _exists(target: int) -> bool:
     except (ProcessLookupError, PermissionError):
         return False
     return True
-
-
-def _carries(pid: int, marks: set[bytes]) -> bool:
-    return not marks.isdisjoint(_read(f"{PROC}/{pid}/environ").split(b"\0"))
 
 
 def _read(path: str) -> bytes:

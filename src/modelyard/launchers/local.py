@@ -15,6 +15,7 @@ Laws of this file:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import math
 import os
@@ -152,17 +153,16 @@ class LocalProcess:
         try:
             self._start()
         except Exception as error:
+            self._lifeline.remove(self.run)
             self._give_back()
             self._tell(self._not_started, error)
             return
         self._tell(self._is_started)
         self._await_exit()
-        try:
-            self._end_descendants()
-        finally:
-            ended = self._reap()
-            self._give_back()
-            self._tell(self._is_over, ended)
+        self._end_descendants()
+        ended = self._reap()
+        self._give_back()
+        self._tell(self._is_over, ended)
 
     def _start(self) -> None:
         """Start the process. Raises LaunchError."""
@@ -224,7 +224,7 @@ class LocalProcess:
         """End what is left of the run: by the deadline of `stop`, or soon after a crash."""
         crashed = self._deadline is None
         latest = time.monotonic() + LEFTOVER_GRACE_S if crashed else math.inf
-        adopted: set[int] = set()
+        seen: set[int] = set()
 
         def find() -> set[int]:
             try:
@@ -232,15 +232,30 @@ class LocalProcess:
             except OSError:
                 # No descriptor left to read the process table: at least the group is reached.
                 return {-self.pid}
-            adopted.update(found)
+            seen.update(found)
             return found
 
         stuck = guard.end(find, lambda: min(latest, self._deadline or math.inf))
         if stuck:
-            pids = ", ".join(map(str, sorted(stuck)))
-            self.log.note(f"killed, but not ended yet (held in the kernel?): {pids}")
-        for pid in adopted - {self.pid}:
-            _reap_if_ours(pid)
+            pids = ", ".join(str(abs(target)) for target in stuck)
+            self.log.note(f"killed, but not seen to end (held in the kernel?): {pids}")
+            # By its marker alone: the group's id can be a stranger's when the server ends.
+            self._lifeline.add(self.run)
+        else:
+            self._lifeline.remove(self.run)
+        self._collect_adopted(seen)
+
+    def _collect_adopted(self, seen: set[int]) -> None:
+        """Collect descendants that were handed to us, as happens where we are process 1.
+
+        What cannot be collected now (no descriptor, somebody was faster) stays a zombie: a pid, no
+        memory, and no reason to fail the run.
+        """
+        with contextlib.suppress(OSError):
+            for entry in guard.table():
+                ours = entry.pid != self.pid and (entry.session == self.pid or entry.pid in seen)
+                if ours and entry.ended and entry.parent == os.getpid():
+                    os.waitpid(entry.pid, os.WNOHANG)
 
     def _reap(self) -> Exit:
         with self._lock:
@@ -249,8 +264,7 @@ class LocalProcess:
         return Exit(code=code) if code >= 0 else Exit(signal=_signal_name(-code))
 
     def _give_back(self) -> None:
-        """Close and forget everything this run held."""
-        self._lifeline.remove(self.run)
+        """Close everything this run held."""
         self.log.finish(OUTPUT_PATIENCE_S)
         if self._stdin >= 0:
             os.close(self._stdin)
@@ -362,14 +376,6 @@ class LocalLauncher:
                 self._log_dir / name, max_bytes=self._log_bytes, files=self._log_files
             )
         return self._files[name]
-
-
-def _reap_if_ours(pid: int) -> None:
-    """Collect a descendant that was handed to us, as happens where we are process 1."""
-    try:
-        os.waitpid(pid, os.WNOHANG)
-    except ChildProcessError:
-        return
 
 
 def _signal_name(number: int) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from modelyard.core.errors import LaunchError
 from modelyard.core.events import StartEngine
@@ -21,8 +22,10 @@ from modelyard.launchers.base import EngineLog, Exit, Launcher, LogLine, Process
 from modelyard.runtime.readiness import is_taken, until_ready
 from modelyard.runtime.upstream import Upstream
 
-REASON_LINES = 8
+REASON_LINES = 30
 """Log lines quoted when an engine ends before it is ready."""
+HUNG_AFTER_S = 30.0
+"""How long an engine that broke an answer off may leave its health route unanswered."""
 
 
 class EngineRun:
@@ -35,6 +38,7 @@ class EngineRun:
         endpoint: Endpoint,
         *,
         on_ready: Callable[[EngineRun], None],
+        on_suspicion: Callable[[EngineRun, bool], None],
         on_line: Callable[[EngineRun, LogLine], None],
         on_progress: Callable[[EngineRun], None],
     ) -> None:
@@ -44,8 +48,10 @@ class EngineRun:
         self.engine = engine
         self.endpoint = endpoint
         self.progress: Progress | None = Progress("starting")
-        self.upstream = Upstream(start.spec.id, start.run, endpoint)
+        self.upstream = Upstream(start.spec.id, start.run, endpoint, self._suspect)
         self._on_ready = on_ready
+        self._on_suspicion = on_suspicion
+        self._suspected = asyncio.Event()
         self._on_line = on_line
         self._on_progress = on_progress
         self._process: Process | None = None
@@ -102,9 +108,10 @@ class EngineRun:
         ready = asyncio.ensure_future(
             until_ready(self.endpoint, self.engine.health_path(self.spec))
         )
+        tasks: list[asyncio.Future[Any]] = [exited, stopped, ready]
         try:
             await asyncio.wait(
-                (exited, stopped, ready),
+                tasks,
                 timeout=self.spec.limits.start_timeout_s,
                 return_when=asyncio.FIRST_COMPLETED,
             )
@@ -115,16 +122,41 @@ class EngineRun:
             if ready.done():
                 self.progress = None
                 self._on_ready(self)
-            await asyncio.wait((exited, stopped), return_when=asyncio.FIRST_COMPLETED)
+            hung = asyncio.ensure_future(self._until_hung())
+            tasks.append(hung)
+            await asyncio.wait((exited, stopped, hung), return_when=asyncio.FIRST_COMPLETED)
+            if hung.done() and not stopped.done():
+                return Failure(
+                    f"it broke an answer off and was silent for {HUNG_AFTER_S:g} s since"
+                )
             if not exited.done() and ready.done():
                 await self._drain(exited)
             if exited.done() and not stopped.done():
                 return self._died(str(exited.result()), process)
             return None
         finally:
-            for task in (exited, stopped, ready):
+            for task in tasks:
                 task.cancel()
-            await asyncio.gather(exited, stopped, ready, return_exceptions=True)
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def _suspect(self) -> None:
+        """The engine broke an exchange off."""
+        if not self._suspected.is_set():
+            self._suspected.set()
+            self._on_suspicion(self, True)
+
+    async def _until_hung(self) -> None:
+        """Probe the engine whenever it is suspected; return if it stays silent for too long."""
+        path = self.engine.health_path(self.spec)
+        while True:
+            await self._suspected.wait()
+            try:
+                async with asyncio.timeout(HUNG_AFTER_S):
+                    await until_ready(self.endpoint, path)
+            except TimeoutError:
+                return
+            self._suspected.clear()
+            self._on_suspicion(self, False)
 
     async def _drain(self, exited: asyncio.Future[Exit]) -> None:
         """Wait until no request is in flight, the drain's time is over, or the engine has ended."""

@@ -22,7 +22,9 @@ from modelyard.core import placement
 from modelyard.core.errors import ModelyardError, ShuttingDown
 from modelyard.core.events import (
     Changed,
+    EngineCleared,
     EngineNews,
+    EngineSuspected,
     Grant,
     ModelEvent,
     ModelsChanged,
@@ -231,6 +233,7 @@ class Loop:
             engine,
             endpoint,
             on_ready=self._ready,
+            on_suspicion=self._suspicion,
             on_line=self._heard,
             on_progress=self._progressed,
         )
@@ -263,6 +266,10 @@ class Loop:
         self.loads += 1
         log.info("model %s: run %d is ready", run.spec.id, run.run)
         self.post(EngineNews(run.spec.id, EngineReady(run.run)))
+
+    def _suspicion(self, run: EngineRun, suspected: bool) -> None:
+        kind = EngineSuspected if suspected else EngineCleared
+        self.post(kind(run.spec.id, run.run))
 
     def _heard(self, run: EngineRun, line: LogLine) -> None:
         topic = f"log:{run.spec.id}"

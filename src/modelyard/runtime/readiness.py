@@ -56,8 +56,6 @@ async def answers_200(endpoint: Endpoint, path: str) -> bool:
                 request = f"GET {path} HTTP/1.1\r\nHost: {endpoint}\r\nConnection: close\r\n\r\n"
                 writer.write(request.encode())
                 status_line = await reader.readline()
-                while await reader.read(65536):
-                    pass
             finally:
                 writer.close()
                 await writer.wait_closed()

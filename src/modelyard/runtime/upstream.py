@@ -48,13 +48,17 @@ class Receiver(Protocol):
 class Upstream:
     """One run of one engine, as seen by those who send requests to it."""
 
-    def __init__(self, model: str, run: int, endpoint: Endpoint) -> None:
+    def __init__(
+        self, model: str, run: int, endpoint: Endpoint, on_broken: Callable[[], None]
+    ) -> None:
         self.model = model
         self.run = run
         self.endpoint = endpoint
         self.leases = 0
         self.gone = asyncio.Event()
         """Set when no process of the run is left."""
+        self.broken = on_broken
+        """Called when the engine broke an exchange off."""
         self._host = str(endpoint).encode()
         self._loop = asyncio.get_running_loop()
         self._idle: list[Connection] = []
@@ -271,5 +275,6 @@ class Connection(asyncio.Protocol):
     def _fail(self, error: ModelyardError) -> None:
         receiver, self._receiver = self._receiver, None
         self.close()
+        self.upstream.broken()
         if receiver is not None:
             receiver.answer_fails(error, sent=True)

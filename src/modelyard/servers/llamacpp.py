@@ -18,6 +18,7 @@ import difflib
 import enum
 import fcntl
 import json
+import math
 import os
 import select
 import signal
@@ -116,6 +117,9 @@ def _parameters(args: argparse.Namespace) -> xllamacpp.CommonParams:
     params.model_alias = set(args.alias)
     params.hostnames = [args.host]
     params.port = args.port
+    processors = usable_processors()
+    if processors < (os.cpu_count() or 1):
+        params.cpuparams.n_threads = processors
     if args.mode != "chat":
         params.embedding = True
     if args.mode == "rerank":
@@ -132,6 +136,20 @@ def _parameters(args: argparse.Namespace) -> xllamacpp.CommonParams:
             raise PermanentError(f"--set {setting}: the value is not JSON ({error})") from None
         set_parameter(params, name, value)
     return params
+
+
+def usable_processors(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
+    """Processors this process may use: by its affinity and its control group (cgroups(7), v2).
+
+    llama.cpp counts those of the whole machine; in a container that has two of 64, its threads
+    would spend their time waiting for each other.
+    """
+    total = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    try:
+        quota, period = cgroup.read_text().split()
+        return max(1, min(total, math.ceil(int(quota) / int(period))))
+    except (OSError, ValueError):  # no control group, or "max": no limit
+        return total
 
 
 def _template(path: str) -> str:
@@ -258,7 +276,8 @@ def _adapter(item: dict[str, Json]) -> xllamacpp.CommonAdapterLoraInfo:
 
 def _member(kind: type[enum.Enum], value: Json) -> enum.Enum:
     """A member by its name, which may leave out what all members' names begin with."""
-    prefix = commonprefix([member.name for member in kind]).rpartition("_")[0] + "_"
+    members = [member.name for member in kind]
+    prefix = commonprefix(members).rpartition("_")[0] + "_"  # noqa: RUF071 - names, not paths
     known = {member.name.removeprefix(prefix).lower(): member for member in kind}
     wanted = str(value).upper().removeprefix(prefix).lower().replace("-", "_")
     if wanted not in known:

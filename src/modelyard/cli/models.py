@@ -1,0 +1,277 @@
+"""Commands about models: ps, list, show, start, stop, restart, logs."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from modelyard.cli.exits import BadUsage
+from modelyard.cli.options import Json, Model, NoWait, Timeout, Url
+from modelyard.cli.output import note, print_json, print_pairs, print_table, say
+from modelyard.cli.words import (
+    NOTHING,
+    ago,
+    clean,
+    doing,
+    listed,
+    memory,
+    shares,
+    short_path,
+    span,
+)
+
+if TYPE_CHECKING:
+    from modelyard.core.views import ModelView
+
+MAX_LOG_LINES = 2000
+"""Lines that the server keeps of an engine's output."""
+
+PS_COLUMNS = (
+    "NAME",
+    "STATE",
+    "TASK",
+    "DEVICES",
+    "IN-FLIGHT",
+    "QUEUED",
+    "IDLE",
+    "LAST ACCESS",
+)
+LIST_COLUMNS = ("NAME", "TASKS", "ENGINE", "SIZE", "CONTEXT", "STATE", "SOURCE")
+
+
+def ps(
+    everything: Annotated[
+        bool, typer.Option("--all", "-a", help="Also show models that do not run.")
+    ] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Show the models that run, load, wait or have failed."""
+    from modelyard.client import Client
+
+    with Client(url) as client:
+        views = [view for view in client.models() if everything or _is_active(view)]
+    if as_json:
+        print_json(views)
+        return
+    if not views:
+        note("No model is running. A request starts one, and so does `modelyard start MODEL`.")
+        return
+    now = time.time()
+    print_table(PS_COLUMNS, [_ps_row(view, now) for view in views])
+    for view in views:
+        if view.waiting_for and view.state not in ("starting", "ready"):
+            say(f"{view.id} waits: {view.waiting_for}")
+        elif view.reason and view.state in ("backoff", "failed"):
+            say(f"{view.id} failed: {view.reason}")
+
+
+def list_models(url: Url = None, as_json: Json = False) -> None:
+    """List all models, running or not."""
+    from modelyard.client import Client
+
+    with Client(url) as client:
+        views = client.models()
+    if as_json:
+        print_json(views)
+    elif views:
+        print_table(LIST_COLUMNS, [_list_row(view) for view in views])
+    else:
+        note("There are no models. Put .gguf files into a folder of `modelyard serve --models-dir`")
+
+
+def show(model: Model, url: Url = None, as_json: Json = False) -> None:
+    """Show everything about one model.
+
+    Also why it waits, or why it has failed.
+    """
+    from modelyard.client import Client
+
+    with Client(url) as client:
+        view = client.model(model)
+        log_path = view.log_path or client.logs(view.id, 1).path
+    if as_json:
+        print_json(view)
+    else:
+        print_pairs(_pairs(view, log_path, time.time()))
+
+
+def start(
+    model: Model,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Start a model and wait until it is ready."""
+    from modelyard.cli.waiting import until_ready
+    from modelyard.client import Client
+
+    with Client(url) as client:
+        began = time.monotonic()
+        before = client.model(model)
+        view = client.start(before.id)
+        if not no_wait:
+            view = until_ready(client, before.id, timeout)
+        _report_start(view, time.monotonic() - began, before.state == "ready", as_json)
+
+
+def restart(
+    model: Model,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Replace a model's engine by a fresh one.
+
+    Requests in flight end first. Waits until the fresh one is ready.
+    """
+    from modelyard.cli.waiting import until_ready
+    from modelyard.client import Client
+
+    with Client(url) as client:
+        began = time.monotonic()
+        view = client.restart(client.model(model).id)
+        if not no_wait:
+            view = until_ready(client, view.id, timeout)
+        _report_start(view, time.monotonic() - began, False, as_json)
+
+
+def stop(
+    model: Model,
+    no_wait: NoWait = False,
+    timeout: Timeout = None,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Stop a model once its requests are done.
+
+    Waits until it has stopped. Requests that wait for the model are refused.
+    """
+    from modelyard.cli.waiting import until_stopped
+    from modelyard.client import Client
+
+    with Client(url) as client:
+        began = time.monotonic()
+        before = client.model(model)
+        view = client.stop(before.id)
+        if not no_wait:
+            view = until_stopped(client, view, timeout)
+    if as_json:
+        print_json(view)
+    elif before.state == "stopped":
+        say(f"{view.id} was not running")
+    elif no_wait:
+        say(f"{view.id} is {doing(view)}")
+    elif view.state == "stopped":
+        say(f"{view.id} stopped in {span(time.monotonic() - began)}")
+    else:
+        say(f"{view.id} was stopped; a request has started it again, and it is {doing(view)}")
+
+
+def logs(
+    model: Model,
+    lines: Annotated[
+        int, typer.Option("--lines", "-n", min=1, max=MAX_LOG_LINES, help="Newest lines to show.")
+    ] = 100,
+    follow: Annotated[
+        bool, typer.Option("--follow", "-f", help="Go on with new lines until Ctrl-C.")
+    ] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
+    """Show what a model's engine has printed."""
+    from modelyard.client import Client
+
+    if follow and as_json:
+        raise BadUsage(
+            "--follow has no end, and --json prints one document",
+            hint="leave one out; /api/models/MODEL/logs/follow streams JSON",
+        )
+    with Client(url) as client:
+        if follow:
+            for line in client.follow_logs(model, lines):
+                print(clean(line.text), flush=True)
+            return
+        log = client.logs(model, lines)
+    if as_json:
+        print_json(log)
+        return
+    for line in log.lines:
+        say(line.text)
+    if log.path is None:
+        note(f"{log.model} has not run since the server was started; there is no log yet.")
+
+
+def _is_active(view: ModelView) -> bool:
+    return view.state != "stopped" or bool(view.queued) or view.waiting_for is not None
+
+
+def _ps_row(view: ModelView, now: float) -> tuple[str, ...]:
+    return (
+        view.id,
+        doing(view),
+        listed(view.tasks),
+        shares(view.memory_mib),
+        str(view.in_flight),
+        str(view.queued),
+        span(view.idle_s),
+        ago(view.last_used_at, now),
+    )
+
+
+def _list_row(view: ModelView) -> tuple[str, ...]:
+    return (
+        view.id,
+        listed(view.tasks),
+        view.engine,
+        memory(view.estimate_mib),
+        str(view.context_length or NOTHING),
+        view.state,
+        short_path(view.source),
+    )
+
+
+def _pairs(view: ModelView, log_path: str | None, now: float) -> list[tuple[str, str]]:
+    """What `show` prints; what there is nothing to say about is left out."""
+    pairs: list[tuple[str, object]] = [
+        ("Name", view.id),
+        ("Aliases", ", ".join(view.aliases)),
+        ("State", doing(view)),
+        ("Waits", view.waiting_for),
+        ("Failed", view.reason and f"{view.reason}\n{view.failures} failures in a row"),
+        ("Tasks", listed(view.tasks)),
+        ("Engine", view.engine),
+        ("Source", short_path(view.source)),
+        ("Context", view.context_length and f"{view.context_length} tokens"),
+        ("Estimate", view.estimate_mib and memory(view.estimate_mib)),
+        ("Profile", view.profile),
+        ("Memory", view.memory_mib and shares(view.memory_mib)),
+        ("Process", view.pid and f"{view.pid}, run {view.run}"),
+        ("Requests", f"{view.in_flight} in flight, {view.queued} queued"),
+        ("Ready for", view.ready_s is not None and span(view.ready_s)),
+        ("Idle for", view.idle_s is not None and span(view.idle_s)),
+        ("Last access", ago(view.last_used_at, now)),
+        ("Preload", "yes" if view.preload else "no"),
+        ("Pinned", "yes" if view.pinned else "no"),
+        ("Priority", str(view.priority)),
+        ("Logs", log_path and short_path(log_path)),
+    ]
+    return [(name, str(value)) for name, value in pairs if value]
+
+
+def _report_start(view: ModelView, seconds: float, was_ready: bool, as_json: bool) -> None:
+    if as_json:
+        print_json(view)
+        return
+    if view.state != "ready":
+        say(f"{view.id} is {doing(view)}; `modelyard ps` tells how far it is")
+    elif was_ready:
+        say(f"{view.id} was ready already")
+    else:
+        say(f"{view.id} is ready in {span(seconds)}")
+    if view.log_path:
+        say(f"Logs: {short_path(view.log_path)}")

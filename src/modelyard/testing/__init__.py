@@ -1,0 +1,1 @@
+"""What tests and benchmarks run against: real programs, not stand-ins inside our process."""

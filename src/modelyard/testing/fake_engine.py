@@ -1,0 +1,363 @@
+"""An inference server without a model: real HTTP, real time, every way of going wrong on demand.
+
+Laws of this file:
+- Only the standard library is imported: tests start hundreds of these.
+- Answers are made from the model's name and the prompt alone, so a test can tell which engine
+  answered what. Faults happen only where a flag asks for them.
+- The port is bound before the load begins and answers `/health` with 503 until it ends, as
+  llama-server does; `--refuse-while-loading` binds it afterwards, as vLLM does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import signal
+import sys
+import time
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NoReturn
+
+from modelyard.testing.fake_answers import Completion, embeddings, ranking
+
+TASKS = ("chat", "embedding", "rerank")
+_MAX_HEAD = 65536
+_UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0}
+_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 503: "Service Unavailable"}
+
+
+def duration(text: str) -> float:
+    """Seconds of `2s`, `100ms`, `1.5m` or a bare number of seconds."""
+    for unit, seconds in _UNITS.items():
+        number = text.removesuffix(unit)
+        if number != text and number.replace(".", "", 1).isdigit():
+            return float(number) * seconds
+    return float(text)
+
+
+class Fault(Exception):
+    """Something to go wrong on the wire, as a flag asks for: the connection ends here."""
+
+
+@dataclass
+class Stats:
+    """What `GET /stats` tells. `aborted` counts answers whose client went away."""
+
+    requests: int = 0
+    aborted: int = 0
+    active: int = 0
+    peak: int = 0
+
+
+class Refused(Exception):
+    """A request that is answered with an error."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+class Wire(asyncio.StreamReaderProtocol):
+    """A connection that knows at once when its client is gone."""
+
+    def __init__(self, engine: FakeEngine) -> None:
+        self.gone = asyncio.Event()
+        reader = asyncio.StreamReader(limit=_MAX_HEAD)
+        super().__init__(reader, lambda reader, writer: engine.connection(self, reader, writer))
+
+    def eof_received(self) -> bool | None:
+        self.gone.set()
+        return super().eof_received()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.gone.set()
+        super().connection_lost(exc)
+
+
+@dataclass
+class FakeEngine:
+    """The server: one instance for one process."""
+
+    args: argparse.Namespace
+    ready: bool = False
+    stats: Stats = field(default_factory=Stats)
+
+    async def run(self) -> None:
+        args = self.args
+        if args.refuse_while_loading:
+            await self.load()
+        loop = asyncio.get_running_loop()
+        server = await loop.create_server(lambda: Wire(self), args.host, args.port)
+        if not args.refuse_while_loading:
+            await self.load()
+        self.ready = True
+        say(f"{args.model}: listening on http://{args.host}:{args.port}")
+        async with server:
+            if args.log_flood:
+                await flood()
+            await server.serve_forever()
+
+    async def load(self) -> None:
+        say(f"{self.args.model}: loading model")
+        steps = 10 if self.args.load else 0
+        for step in range(1, steps + 1):
+            await asyncio.sleep(self.args.load / steps)
+            say(f"Loading weights: {step * 100 // steps}%")
+            if self.args.crash_while_loading and step * 2 >= steps:
+                crash(self.args, "out of memory while loading (as asked)")
+        if self.args.crash_while_loading:
+            crash(self.args, "out of memory while loading (as asked)")
+        if self.args.hang:
+            say("this load never ends (as asked)")
+            await asyncio.Event().wait()
+
+    # --------------------------------------------------------------------------------- connections
+
+    async def connection(
+        self, wire: Wire, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        """Serve requests of one connection until it closes."""
+        try:
+            while await self.request(wire, reader, writer):
+                pass
+        except (ConnectionError, asyncio.IncompleteReadError, Fault):
+            return
+        finally:
+            writer.close()
+
+    async def request(
+        self, wire: Wire, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> bool:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+        first, *lines = head.split("\r\n")
+        method, target, _ = first.split(" ", 2)
+        pairs = (line.partition(":") for line in lines if line)
+        headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
+        body = await read_body(reader, headers)
+        path = target.partition("?")[0]
+        try:
+            await self.answer(method, path, body, wire, writer)
+        except Refused as error:
+            send_json(writer, error.status, {"error": {"message": str(error)}})
+        await writer.drain()
+        return headers.get("connection", "").lower() != "close"
+
+    async def answer(
+        self,
+        method: str,
+        path: str,
+        body: bytes,
+        wire: Wire,
+        writer: asyncio.StreamWriter,
+    ) -> None:
+        match method, path:
+            case "GET", "/health":
+                status = self.args.health_status if self.ready else 503
+                send_json(writer, status, {"status": "ok" if status == 200 else "loading model"})
+            case "GET", "/stats":
+                send_json(writer, 200, vars(self.stats))
+            case "GET", "/v1/models":
+                names = [self.args.model, *self.args.alias]
+                data = [{"id": name, "object": "model", "owned_by": "fake"} for name in names]
+                send_json(writer, 200, {"object": "list", "data": data})
+            case "POST", _ if path.startswith("/v1/"):
+                await self.infer(path, body, wire, writer)
+            case _:
+                raise Refused(404, f"no route {method} {path}")
+
+    async def infer(self, path: str, body: bytes, wire: Wire, writer: asyncio.StreamWriter) -> None:
+        if not self.ready:
+            raise Refused(503, "loading model")
+        request = parsed(body)
+        stats = self.stats
+        stats.requests += 1
+        if self.args.crash_after and stats.requests > self.args.crash_after:
+            crash(self.args, f"crashed after {self.args.crash_after} requests (as asked)")
+        stats.active += 1
+        stats.peak = max(stats.peak, stats.active)
+        working = asyncio.ensure_future(self.work(path, request, writer))
+        gone = asyncio.ensure_future(wire.gone.wait())
+        try:
+            await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
+            if not working.done():
+                raise ConnectionResetError("the client went away")
+            working.result()
+        except ConnectionError:
+            stats.aborted += 1
+            raise
+        finally:
+            stats.active -= 1
+            for task in (working, gone):
+                task.cancel()
+            await asyncio.gather(working, gone, return_exceptions=True)
+
+    # ------------------------------------------------------------------------------------ answering
+
+    async def work(self, path: str, request: dict[str, Any], writer: asyncio.StreamWriter) -> None:
+        if self.args.garbage:
+            writer.write(b"\x00\xffthis is not HTTP\r\n\r\n")
+            raise Fault("garbage was asked for")
+        await asyncio.sleep(self.args.prefill)
+        match path:
+            case "/v1/chat/completions" | "/v1/completions":
+                self.require("chat")
+                chat = path == "/v1/chat/completions"
+                await complete(self.args, request, writer, chat=chat)
+            case "/v1/embeddings":
+                self.require("embedding")
+                dimension = self.args.embedding_dim
+                send_json(writer, 200, embeddings(self.args.model, dimension, request))
+            case "/v1/rerank":
+                self.require("rerank")
+                send_json(writer, 200, ranking(self.args.model, request))
+            case _:
+                raise Refused(404, f"no route POST {path}")
+
+    def require(self, task: str) -> None:
+        if task not in self.args.tasks:
+            raise Refused(400, f"{self.args.model} does not serve {task}")
+
+
+async def paced(tokens: Sequence[str], tps: float) -> AsyncIterator[str]:
+    start = time.monotonic()
+    for index, token in enumerate(tokens):
+        if tps:
+            # Counted from the start, not from the last token: naps are never exact.
+            await asyncio.sleep(start + (index + 1) / tps - time.monotonic())
+        yield token
+
+
+async def complete(
+    args: argparse.Namespace, request: dict[str, Any], writer: asyncio.StreamWriter, *, chat: bool
+) -> None:
+    if chat and not isinstance(request.get("messages"), list):
+        raise Refused(400, "messages must be a list")
+    completion = Completion(args.model, request, args.tokens, chat=chat)
+    if request.get("stream"):
+        await stream(args, completion, writer)
+        return
+    text = "".join([token async for token in paced(completion.tokens(), args.tps)])
+    send_json(writer, 200, completion.whole(text), surplus=100 if args.wrong_length else 0)
+    if args.wrong_length:
+        raise Fault("a wrong length was asked for")
+
+
+async def stream(
+    args: argparse.Namespace, completion: Completion, writer: asyncio.StreamWriter
+) -> None:
+    head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked"
+    writer.write(f"{head}\r\n\r\n".encode())
+    sent = 0
+    async for token in paced(completion.tokens(), args.tps):
+        if sent == args.cut_after:
+            raise Fault("a cut was asked for")
+        send_event(writer, json.dumps(completion.part(token)))
+        await writer.drain()
+        sent += 1
+    for part in completion.ending():
+        send_event(writer, json.dumps(part))
+    send_event(writer, "[DONE]")
+    writer.write(b"0\r\n\r\n")
+
+
+# ------------------------------------------------------------------------------------ HTTP, process
+
+
+async def read_body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
+    if headers.get("transfer-encoding", "").lower() != "chunked":
+        return await reader.readexactly(int(headers.get("content-length", "0")))
+    body = b""
+    while size := int((await reader.readline()).split(b";")[0], 16):
+        body += await reader.readexactly(size)
+        await reader.readexactly(2)
+    await reader.readexactly(2)
+    return body
+
+
+def parsed(body: bytes) -> dict[str, Any]:
+    try:
+        request = json.loads(body)
+    except ValueError:
+        raise Refused(400, "the body is not JSON") from None
+    if not isinstance(request, dict):
+        raise Refused(400, "the body is not a JSON object")
+    return request
+
+
+def send_json(
+    writer: asyncio.StreamWriter, status: int, value: dict[str, Any], *, surplus: int = 0
+) -> None:
+    """`surplus` is how many bytes are announced and never come."""
+    body = json.dumps(value).encode()
+    head = (
+        f"HTTP/1.1 {status} {_REASONS.get(status, 'Status')}\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body) + surplus}\r\n\r\n"
+    )
+    writer.write(head.encode() + body)
+
+
+def send_event(writer: asyncio.StreamWriter, text: str) -> None:
+    data = f"data: {text}\n\n".encode()
+    writer.write(b"%x\r\n%b\r\n" % (len(data), data))
+
+
+async def flood() -> None:
+    """Print as fast as it goes; whoever does not read must not be able to stop us."""
+    line = "flood " * 20
+    while True:
+        for _ in range(200):
+            say(line)
+        await asyncio.sleep(0)
+
+
+def say(line: str) -> None:
+    print(line, flush=True)
+
+
+def crash(args: argparse.Namespace, reason: str) -> NoReturn:
+    print(f"error: {reason}", file=sys.stderr, flush=True)
+    os._exit(args.exit_code)
+
+
+def arguments(argv: Sequence[str]) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--host", default="127.0.0.1")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--model", required=True, metavar="NAME")
+    parser.add_argument("--alias", action="append", default=[], metavar="NAME")
+    parser.add_argument("--tasks", default=",".join(TASKS), help="of chat,embedding,rerank")
+    parser.add_argument("--load", type=duration, default=0.0, help="time of loading: 2s, 100ms")
+    parser.add_argument("--prefill", type=duration, default=0.0, help="time before the first token")
+    parser.add_argument("--tps", type=float, default=0.0, help="tokens a second, 0 is no limit")
+    parser.add_argument("--tokens", type=int, default=16, help="length where max_tokens is unset")
+    parser.add_argument("--embedding-dim", type=int, default=8)
+    parser.add_argument("--health-status", type=int, default=200, help="of /health once loaded")
+    parser.add_argument("--refuse-while-loading", action="store_true")
+    parser.add_argument("--hang", action="store_true", help="never end loading")
+    parser.add_argument("--crash-while-loading", action="store_true")
+    parser.add_argument("--crash-after", type=int, default=0, metavar="N", help="requests served")
+    parser.add_argument("--exit-code", type=int, default=1, help="of a crash")
+    parser.add_argument("--cut-after", type=int, default=-1, metavar="N", help="chunks of a stream")
+    parser.add_argument("--wrong-length", action="store_true", help="announce more than is sent")
+    parser.add_argument("--garbage", action="store_true", help="answer with what is not HTTP")
+    parser.add_argument("--log-flood", action="store_true", help="print without end")
+    parser.add_argument("--ignore-sigterm", action="store_true")
+    args = parser.parse_args(argv)
+    args.tasks = tuple(args.tasks.split(","))
+    if unknown := set(args.tasks) - set(TASKS):
+        parser.error(f"--tasks: {', '.join(sorted(unknown))} is none of {', '.join(TASKS)}")
+    return args
+
+
+def main(argv: Sequence[str]) -> None:
+    args = arguments(argv)
+    ending = signal.SIG_IGN if args.ignore_sigterm else signal.SIG_DFL
+    signal.signal(signal.SIGTERM, ending)
+    asyncio.run(FakeEngine(args).run())
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

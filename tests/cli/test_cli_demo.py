@@ -1,0 +1,142 @@
+"""`modelyard demo` keeps its promise: answers of three models in memory for two, and no trace."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import psutil
+import pytest
+
+from modelyard.cli.demo import DOCUMENTS
+from modelyard.cli.demo_server import budget_mib, demo_models
+from modelyard.core.specs import ModelSpec, Task
+
+DEMO = [sys.executable, "-m", "modelyard.cli", "demo"]
+PATIENCE_S = 20.0
+
+
+@pytest.fixture
+def demo_environment(tmp_path: Path) -> dict[str, str]:
+    """An environment in which whatever the demo writes lies below `tmp_path`."""
+    inside = {name: str(tmp_path) for name in ("HOME", "TMPDIR", "XDG_STATE_HOME")}
+    # A user's own settings must not matter, not even wrong ones.
+    wrong = {"MODELYARD_SERVER__PORT": "none", "MODELYARD_URL": "http://127.0.0.1:1"}
+    return {**os.environ, **inside, **wrong}
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Processes that were started with the environment of this test."""
+    mark = f"TMPDIR={folder}".encode()
+    found = []
+    for process in psutil.process_iter():
+        try:
+            environment = Path(f"/proc/{process.pid}/environ").read_bytes().split(b"\0")
+        except OSError:  # it has ended, or is not ours
+            continue
+        if mark in environment:
+            found.append(" ".join(process.cmdline()))
+    return found
+
+
+def eventually(condition: Callable[[], bool]) -> bool:
+    deadline = time.monotonic() + PATIENCE_S
+    while not condition():
+        if time.monotonic() > deadline:
+            return False
+        time.sleep(0.05)
+    return True
+
+
+def test_demo_once_as_json_keeps_the_promise(
+    demo_environment: dict[str, str], tmp_path: Path
+) -> None:
+    done = subprocess.run(
+        [*DEMO, "--once", "--json", "--keep"],
+        env=demo_environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert "endpoint" in report["chat"]
+    assert report["embedding_dim"] == 192
+    assert report["similarity"]["related"] > report["similarity"]["unrelated"]
+    assert report["rerank_top"] == DOCUMENTS[1]
+    assert "模型" in report["chat_zh"]
+    assert report["swaps"] == 2
+    assert report["seconds"] > 0
+    steps = {step["name"]: step for step in report["steps"]}
+    assert steps["rerank"]["stopped"] == ["yard-chat"]
+    assert all(step["load_s"] > 0 for step in steps.values())
+    assert "stopped yard-chat" in done.stderr
+    assert processes_in(tmp_path) == []
+    (kept,) = tmp_path.glob("modelyard-demo-*")
+    assert str(kept) in done.stderr
+    assert (kept / "state" / "logs" / "yard-chat.log").is_file()
+
+
+@pytest.mark.parametrize(
+    ("line", "ending", "expected"),
+    [
+        ("The server stays at", signal.SIGINT, 0),
+        ("Chat with yard-chat", signal.SIGINT, 130),
+        ("Chat with yard-chat", signal.SIGTERM, 128 + signal.SIGTERM),
+        ("Embeddings by yard-embed", signal.SIGHUP, 128 + signal.SIGHUP),
+        ("Embeddings by yard-embed", signal.SIGKILL, -signal.SIGKILL),
+    ],
+)
+def test_nothing_is_left_however_and_whenever_the_demo_ends(
+    demo_environment: dict[str, str],
+    tmp_path: Path,
+    line: str,
+    ending: signal.Signals,
+    expected: int,
+) -> None:
+    with subprocess.Popen(
+        DEMO, env=demo_environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as demo:
+        assert demo.stdout is not None
+        assert demo.stderr is not None
+        for told in demo.stdout:
+            if told.startswith(line):
+                break
+        demo.send_signal(ending)
+        complaints = demo.stderr.read()
+
+    assert (demo.returncode, complaints) == (expected, "")
+    assert eventually(lambda: processes_in(tmp_path) == [])
+    if ending is not signal.SIGKILL:
+        assert list(tmp_path.glob("modelyard-demo-*")) == []
+
+
+def test_a_taken_port_is_told_with_the_servers_own_words(demo_environment: dict[str, str]) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        done = subprocess.run(
+            [*DEMO, "--once", "--port", str(taken.getsockname()[1])],
+            env=demo_environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    assert done.returncode == 1
+    assert "cannot listen on 127.0.0.1" in done.stderr
+
+
+def test_the_budget_holds_any_two_of_the_models_and_never_three() -> None:
+    sizes = sorted(spec.estimate_mib or 0 for spec in demo_models())
+    tiny = [ModelSpec(n, "llamacpp", frozenset({Task.CHAT}), estimate_mib=1) for n in "abc"]
+
+    assert sizes[1] + sizes[2] <= budget_mib(demo_models()) < sum(sizes)
+    assert 2 <= budget_mib(tiny) < 3

@@ -70,7 +70,7 @@ def _vary_case(text: str, rng: random.Random) -> str:
         return text
     if chance < 0.9:
         return text.lower()
-    return text.upper() if chance < 0.97 else text.title()
+    return text.upper() if chance < 0.98 else text.title()
 
 
 def vary_english(question: str, rng: random.Random, *, bare: bool, is_question: bool = True) -> str:

@@ -28,13 +28,13 @@ from training.tokenizer import END_OF_TEXT, TURN_END, TURN_START, encode_loosely
 
 SEED = 7
 VOCABULARY = 2560
-STEPS = 1800
+STEPS = 2200
 QUICK_STEPS = 4
 BATCH = 24
 POOL = 24
 CUT_CHANCE = 0.06
-PLAIN_SHARE = 0.05
-BEGINNING_SHARE, BEGINNING = 0.6, 14
+PLAIN_SHARE = 0.06
+BEGINNING_SHARE, BEGINNING = 0.7, 12
 
 Example = tuple[list[int], list[float]]
 

@@ -66,7 +66,7 @@ class ChatCorpus:
         if rng.random() < NAME_SHARE:
             self._remember_name(state, rng)
             return state.messages
-        for _ in range(rng.choices((1, 2, 3), (66, 24, 10))[0]):
+        for _ in range(rng.choices((1, 2, 3), (72, 20, 8))[0]):
             if rng.random() < 0.04:
                 state.chinese = not state.chinese
             self._add_turn(state, rng)

@@ -40,7 +40,7 @@ from training.tokenizer import CLS, SEP, gguf_wordpiece_token, vocabulary_in_ord
 
 SEED = 13
 LAYERS = 3
-STEPS = 500
+STEPS = 1000
 QUICK_STEPS = 4
 QUERIES = 14
 DOCUMENTS = 6
@@ -51,8 +51,8 @@ POSITION_STRENGTH = 0.7
 STEPS_OF_POSITION = (2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 24, 28, 32, 40, 48, 64)
 LONGEST_WAVE = 200.0
 RANDOM_SHARE = 0.3
-_QUERY_KINDS = ("n", "v", "n n", "n v", "a n", "n v n", "a n v")
-_QUERY_WEIGHTS = (4, 1, 6, 6, 6, 8, 3)
+_QUERY_KINDS = ("n", "v", "n n", "n v", "a n", "n v n", "a n v", "a n n", "a n v n", "n v n n")
+_QUERY_WEIGHTS = (4, 1, 6, 6, 6, 8, 3, 4, 3, 3)
 
 
 @dataclass(frozen=True)
@@ -127,8 +127,9 @@ class RankingMaker:
         known = all(isinstance(concept, Concept) for concept in concepts)
         chinese = known and self.rng.random() < 0.15
         query = self._query(kinds, concepts, chinese=chinese)
-        documents = [self._document(kinds, self._kept(query, concepts), chinese=chinese)]
-        partial = self._changed(kinds, self._kept(query, concepts))
+        whole = self._kept(query, concepts, self.rng.choice((0.0, 0.5, 1.0)))
+        documents = [self._document(kinds, whole, chinese=chinese)]
+        partial = self._changed(kinds, self._kept(query, concepts, self.rng.choice((0.5, 1.0))))
         documents.append(self._document(kinds, partial, chinese=chinese and self._known(partial)))
         while len(documents) < DOCUMENTS:
             other = self.maker.kinds()
@@ -160,11 +161,11 @@ class RankingMaker:
         return Sentence(self._asked(pattern.replace("{}", words)), sentence.contents)
 
     def _kept(
-        self, query: Sentence, concepts: tuple[Concept | Content, ...]
+        self, query: Sentence, concepts: tuple[Concept | Content, ...], share: float
     ) -> tuple[Concept | Content, ...]:
-        """The concepts, about half of them by the very words of the query."""
+        """The concepts, this share of them by the very words of the query."""
         return tuple(
-            content if self.rng.random() < 0.5 else concept
+            content if self.rng.random() < share else concept
             for content, concept in zip(query.contents, concepts, strict=True)
         )
 

@@ -25,6 +25,7 @@ from fastapi import FastAPI
 
 from modelyard import engines
 from modelyard.config import Config
+from modelyard.config.tree import show
 from modelyard.core.errors import ConfigError, LaunchError
 from modelyard.core.scheduler import Policy
 from modelyard.core.specs import HOST_DEVICE
@@ -61,19 +62,15 @@ class Yard:
 
 def build_engines(config: Config) -> dict[str, Engine]:
     """Every engine adapter, told where its programs are."""
-    wanted = config.engines.llama_server
-    if wanted == "builtin":
-        wanted = None
-    elif wanted in (None, "auto"):
-        wanted = shutil.which("llama-server")
-    return dict(engines.build(sys.executable, wanted))
+    wanted = config.engines.llama_server or shutil.which("llama-server")
+    return dict(engines.build(sys.executable, None if wanted == "builtin" else wanted))
 
 
 def engine_problems(config: Config) -> list[str]:
     """What the engines find wrong with the declared models, with full key paths."""
     adapters = build_engines(config)
     return [
-        f"models.{spec.id}.{problem}"
+        f"{show(('models', spec.id))}.{problem}"
         for spec in config.models
         for problem in adapters[spec.engine].problems(spec)
     ]

@@ -4,74 +4,96 @@ from __future__ import annotations
 
 import asyncio
 import shutil
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 from modelyard.catalog.watch import changes
 
 PATIENCE_S = 20.0
+PRESENCE_S = 0.05
+QUIET_S = 0.25
+"""Longer than news of something that has already happened can take."""
 
 
-async def news(found: AsyncIterator[None]) -> None:
-    """Wait for the next change."""
+class News:
+    """Counts what `changes` yields."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.stop = asyncio.Event()
+
+    async def gather(self, folders: Sequence[Path]) -> None:
+        async for _ in changes(folders, stop=self.stop, presence_s=PRESENCE_S):
+            self.count += 1
+
+    async def quiet(self) -> int:
+        """Wait until nothing more comes, and return the count."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                before = self.count
+                await asyncio.sleep(QUIET_S)
+                if self.count == before:
+                    return before
+
+    async def after(self, change: Callable[[], object]) -> bool:
+        """Whether `change` is news. Waits for it as long as it takes."""
+        before = await self.quiet()
+        await asyncio.to_thread(change)
+        async with asyncio.timeout(PATIENCE_S):
+            while self.count == before:
+                await asyncio.sleep(0.01)
+        return True
+
+
+@asynccontextmanager
+async def watching(*folders: Path) -> AsyncIterator[News]:
+    news = News()
+    task = asyncio.create_task(news.gather(folders))
+    yield news
+    news.stop.set()
     async with asyncio.timeout(PATIENCE_S):
-        await anext(found)
+        await task
 
 
-async def keep_writing(path: Path) -> None:
-    """Change a file until somebody notices; a watch takes a moment to begin."""
-    number = 0
-    while True:
-        await asyncio.to_thread(path.write_text, str(number))
-        number += 1
-        await asyncio.sleep(0.05)
-
-
-async def noticed(found: AsyncIterator[None], path: Path) -> None:
-    writing = asyncio.create_task(keep_writing(path))
-    try:
-        await news(found)
-    finally:
-        writing.cancel()
-
-
-async def test_a_new_file_in_a_folder_below_is_news(tmp_path: Path) -> None:
+async def test_files_that_come_change_and_go_are_news(tmp_path: Path) -> None:
     below = tmp_path / "a" / "b"
     below.mkdir(parents=True)
+    file = below / "model.gguf"
 
-    async with aclosing(changes([tmp_path], stop=asyncio.Event(), presence_s=0.1)) as found:
-        await news(found)  # that the watch began
-        await noticed(found, below / "model.gguf")
+    async with watching(tmp_path) as news:
+        assert await news.after(lambda: file.write_text("one"))
+        assert await news.after(lambda: file.write_text("other"))
+        assert await news.after(file.unlink)
 
-    assert (below / "model.gguf").exists()
 
-
-async def test_the_coming_going_and_return_of_a_folder_is_news(tmp_path: Path) -> None:
+async def test_a_folder_may_come_go_and_come_again(tmp_path: Path) -> None:
     models = tmp_path / "models"
 
-    async with aclosing(changes([models], stop=asyncio.Event(), presence_s=0.1)) as found:
-        appeared = asyncio.ensure_future(anext(found))
-        await asyncio.sleep(0)
-        models.mkdir()
-        async with asyncio.timeout(PATIENCE_S):
-            await appeared
-        await news(found)  # that the watch began
-        await noticed(found, models / "first.gguf")
-        shutil.rmtree(models)
-        await news(found)
-        models.mkdir()
-        await noticed(found, models / "second.gguf")
+    async with watching(models, tmp_path / "never") as news:
+        assert await news.after(models.mkdir)
+        assert await news.after((models / "first.gguf").touch)
+        assert await news.after(lambda: shutil.rmtree(models))
+        assert await news.after(models.mkdir)
+        assert await news.after((models / "second.gguf").touch)
 
-    assert (models / "second.gguf").exists()
+
+async def test_a_folder_that_is_replaced_at_once_is_watched_again(tmp_path: Path) -> None:
+    models = tmp_path / "models"
+    models.mkdir()
+
+    def replace() -> None:
+        shutil.rmtree(models)
+        models.mkdir()
+
+    async with watching(models) as news:
+        assert await news.after(replace)
+        assert await news.after((models / "new.gguf").touch)
 
 
 async def test_it_ends_when_it_is_told_to_whether_or_not_the_folder_exists(tmp_path: Path) -> None:
     for folder in (tmp_path, tmp_path / "none"):
-        stop = asyncio.Event()
-        waiting = asyncio.ensure_future(anext(changes([folder], stop=stop), "ended"))
-        await asyncio.sleep(0.05)
-        stop.set()
+        async with watching(folder) as news:
+            await news.quiet()
 
-        async with asyncio.timeout(PATIENCE_S):
-            assert await waiting == "ended"
+        assert news.stop.is_set()

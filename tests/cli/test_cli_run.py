@@ -222,8 +222,8 @@ def test_ctrl_c_stops_the_answer_and_nothing_more(cli: Run, server: ServerProces
     assert "(stopped)" in stopped
     assert "/bye or Ctrl-D ends" in reminded
     assert code == 0
-    in_flight = cli("show", "steady", "--json").json["in_flight"]
-    assert in_flight == 0
+    # A stop drains: it would wait for an answer that were still being made.
+    assert cli("stop", "steady", "--timeout", "15").code == 0
 
 
 def test_an_error_does_not_end_the_conversation(cli: Run, server: ServerProcess) -> None:
@@ -236,6 +236,17 @@ def test_an_error_does_not_end_the_conversation(cli: Run, server: ServerProcess)
         code = ended(terminal, pid)
 
     assert "out of memory" in answer
+    assert code == 0
+
+
+def test_progress_on_a_terminal_is_one_line_that_vanishes(cli: Run, server: ServerProcess) -> None:
+    cli("stop", "slow")
+    with conversation(server, "slow", "hi") as (terminal, pid):
+        loading = terminal.until("slow: echo of hi")
+        code = ended(terminal, pid)
+
+    assert "slow: starting: loading" in loading
+    assert "\n" not in loading
     assert code == 0
 
 

@@ -159,6 +159,20 @@ def test_relative_paths_start_where_they_were_written(
     assert flagged.engines.llama_server == str(elsewhere / "y")
 
 
+def test_a_current_folder_that_is_gone_is_a_problem(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+
+    with pytest.raises(
+        ConfigError, match="the current folder: 1 problem\n  cannot be used: No such"
+    ):
+        load(None, env={})
+
+
 def test_a_home_folder_that_nobody_has_is_a_problem(problems_of: Problems) -> None:
     (problem,) = problems_of("models_dirs: [a, ~nobody-like-this/models]")
 

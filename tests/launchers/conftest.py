@@ -164,7 +164,7 @@ async def launcher(tmp_path: Path) -> AsyncIterator[LocalLauncher]:
 
 
 @pytest.fixture
-def serve(tmp_path: Path) -> Iterator[Callable[..., Server]]:
+def other_server(tmp_path: Path) -> Iterator[Callable[..., Server]]:
     """Start a server whose engines run the given codes, each of which prints `name pid`."""
     servers: list[Server] = []
 

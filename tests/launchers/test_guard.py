@@ -46,8 +46,10 @@ time.sleep(600)
 """
 
 
-def test_killing_the_server_leaves_no_engine_however_stubborn(serve: Serve, gone: Gone) -> None:
-    server = serve(PLAIN, STUBBORN, DAEMON)
+def test_killing_the_server_leaves_no_engine_however_stubborn(
+    other_server: Serve, gone: Gone
+) -> None:
+    server = other_server(PLAIN, STUBBORN, DAEMON)
     pids = server.read_pids()
     server.process.kill()
 
@@ -56,9 +58,9 @@ def test_killing_the_server_leaves_no_engine_however_stubborn(serve: Serve, gone
 
 
 def test_a_server_that_leaves_without_closing_its_launcher_leaves_no_engine(
-    serve: Serve, gone: Gone, tmp_path: Path
+    other_server: Serve, gone: Gone, tmp_path: Path
 ) -> None:
-    server = serve(STUBBORN, DAEMON)
+    server = other_server(STUBBORN, DAEMON)
     pids = server.read_pids()
     (tmp_path / "logs" / "leave").touch()
     server.process.wait()
@@ -67,9 +69,9 @@ def test_a_server_that_leaves_without_closing_its_launcher_leaves_no_engine(
 
 
 def test_a_guard_that_dies_is_replaced_by_one_that_knows_everything(
-    serve: Serve, gone: Gone
+    other_server: Serve, gone: Gone
 ) -> None:
-    server = serve(STUBBORN, DAEMON)
+    server = other_server(STUBBORN, DAEMON)
     before = server.read_pids()
     os.kill(before["guard"], signal.SIGKILL)
     after = server.read_pids()
@@ -86,9 +88,9 @@ def _ignores_sigterm(pid: int) -> bool:
 
 
 def test_the_guard_outlives_the_signals_that_end_everybody_else(
-    serve: Serve, gone: Gone, running: Callable[[int], bool]
+    other_server: Serve, gone: Gone, running: Callable[[int], bool]
 ) -> None:
-    server = serve(STUBBORN)
+    server = other_server(STUBBORN)
     pids = server.read_pids()
     while not _ignores_sigterm(pids["guard"]):
         time.sleep(0.01)
@@ -103,8 +105,8 @@ def test_the_guard_outlives_the_signals_that_end_everybody_else(
     assert gone(*pids.values())
 
 
-def test_the_kernel_ends_an_engine_when_the_guard_cannot(serve: Serve, gone: Gone) -> None:
-    server = serve(PLAIN)
+def test_the_kernel_ends_an_engine_when_the_guard_cannot(other_server: Serve, gone: Gone) -> None:
+    server = other_server(PLAIN)
     pids = server.read_pids()
     os.kill(pids["guard"], signal.SIGSTOP)
     server.process.kill()

@@ -35,8 +35,10 @@ def _owned_by(owner: str) -> subprocess.Popen[bytes]:
     )
 
 
-def test_an_engine_that_survived_both_server_and_guard_is_ended(serve: Serve, gone: Gone) -> None:
-    server = serve(STUBBORN)
+def test_an_engine_that_survived_both_server_and_guard_is_ended(
+    other_server: Serve, gone: Gone
+) -> None:
+    server = other_server(STUBBORN)
     pids = server.read_pids()
     os.kill(pids["guard"], signal.SIGSTOP)
     server.process.kill()
@@ -50,9 +52,9 @@ def test_an_engine_that_survived_both_server_and_guard_is_ended(serve: Serve, go
 
 
 def test_the_engines_of_another_living_server_are_left_alone(
-    serve: Serve, gone: Gone, running: Callable[[int], bool]
+    other_server: Serve, gone: Gone, running: Callable[[int], bool]
 ) -> None:
-    server = serve(STUBBORN)
+    server = other_server(STUBBORN)
     pids = server.read_pids()
     ended = end_leftovers(0.1)
     alive = running(pids["engine"])

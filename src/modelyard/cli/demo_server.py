@@ -133,13 +133,14 @@ class Server:
 
     def close(self) -> None:
         """End the server and whatever it started. A second Ctrl-C hastens it."""
-        if self._process.poll() is None:
+        try:
             self._process.terminate()
-            try:
-                self._process.wait(STOP_PATIENCE_S)
-            except (subprocess.TimeoutExpired, KeyboardInterrupt):
-                self._process.kill()
-        self._process.wait()
+            self._process.wait(STOP_PATIENCE_S)
+        except subprocess.TimeoutExpired:
+            pass  # killed below; the server's guard sees to its engines
+        finally:
+            self._process.kill()
+            self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()

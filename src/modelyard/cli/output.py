@@ -17,7 +17,7 @@ from typing import TextIO
 from modelyard.cli.words import clean
 
 WIDE = 100_000
-"""Columns of what is no terminal: nothing is cut or wrapped there."""
+"""Columns of a table: nothing is cut or folded, a terminal wraps lines where it must."""
 
 _STYLES = {
     "ready": "green",
@@ -61,12 +61,10 @@ def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
 
     table = Table(box=None, pad_edge=False, header_style="bold", padding=(0, 3, 0, 0))
     for column in columns:
-        table.add_column(column, overflow="fold")
+        table.add_column(column)
     for row in rows:
         table.add_row(*(Text(clean(cell), _STYLES.get(_first_word(cell), "")) for cell in row))
-    console = Console(
-        width=None if is_terminal(sys.stdout) else WIDE, highlight=False, markup=False, emoji=False
-    )
+    console = Console(width=WIDE, highlight=False, markup=False, emoji=False)
     with console.capture() as capture:
         console.print(table)
     for line in capture.get().splitlines():

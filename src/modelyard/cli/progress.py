@@ -88,9 +88,13 @@ class Progress:
                 return
 
     def _draw(self) -> None:
-        text = f"{clean(self._text)}  {span(time.monotonic() - self._since)}"
-        room = shutil.get_terminal_size().columns - 1
-        self._stream.write(ERASE_LINE + text[:room])
+        from rich.cells import cell_len, set_cell_size
+
+        text, passed = clean(self._text), f"  {span(time.monotonic() - self._since)}"
+        room = shutil.get_terminal_size().columns - len(passed) - 1
+        if cell_len(text) > room:  # a line that wraps could not be erased
+            text = set_cell_size(text, max(room, 0))
+        self._stream.write(ERASE_LINE + text + passed)
         self._stream.flush()
 
     def _erase(self) -> None:

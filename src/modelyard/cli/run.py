@@ -184,7 +184,9 @@ def while_loading(client: Client, model: str) -> Iterator[Callable[[], None]]:
 
         def hear(event: Event) -> None:
             view = event.data
-            if isinstance(view, ModelView) and view.id == model and view.state != "ready":
+            if not isinstance(view, ModelView) or view.id != model:
+                return
+            if view.state != "ready" and (view.state != "stopped" or view.waiting_for):
                 progress.show(describe(view))
 
         listener = None if client.model(model).state == "ready" else Listener(client, hear)

@@ -50,7 +50,7 @@ def load(
     from modelyard.config.rules import broken_rules
     from modelyard.config.schema import settable_paths
 
-    here = Path.cwd()
+    here = _current_folder()
     root = Node({}, Origin("", here)) if path is None else read_file(path)
     from_env, unknown = settings(env, settable_paths(), here)
     root = overlay(root, from_env)
@@ -72,6 +72,14 @@ def load(
             lines[MOST_PROBLEMS:] = [f"... and {len(lines) - MOST_PROBLEMS} more"]
         raise ConfigError(str(path) if path else "the configuration", lines)
     return built.config
+
+
+def _current_folder() -> Path:
+    try:
+        return Path.cwd()
+    except OSError as error:
+        problem = f"cannot be used: {error.strerror}; change to another one"
+        raise ConfigError("the current folder", [problem]) from error
 
 
 def _tree(value: Any, origin: Origin) -> Node:

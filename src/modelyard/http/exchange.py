@@ -73,36 +73,32 @@ class Phase(IntEnum):
 class Exchange:
     """One inference request and its answer. Stands where uvicorn keeps its cycle."""
 
-    __slots__ = (
-        "_at_boundary",
-        "_begun",
-        "_buffered",
-        "_chunked",
-        "_connection",
-        "_error",
-        "_error_parts",
-        "_error_status",
-        "_gateway",
-        "_head_sent",
-        "_headers",
-        "_is_stream",
-        "_lease",
-        "_may_chunk",
-        "_next_beat",
-        "_phase",
-        "_protocol",
-        "_request_id",
-        "_retried",
-        "_route",
-        "_since",
-        "_spec",
-        "_ticket",
-        "body",
-        "disconnected",
-        "keep_alive",
-        "more_body",
-        "response_complete",
-    )
+    # What uvicorn's protocol reads and writes of a cycle, beside `body`:
+    more_body = True
+    response_complete = False
+    disconnected = False
+
+    # Most exchanges leave these as they are; making one costs only what is set in __init__.
+    _phase = Phase.READING
+    _begun = False
+    _request_id = b""
+    _error: ModelyardError | None = None
+    _spec: ModelSpec | None = None
+    _is_stream = False
+    _ticket = 0
+    _lease: Lease | None = None
+    _connection: Connection | None = None
+    _retried = False
+    _next_beat = 0.0
+    _head = b""
+    """The head of the answer, until it is written together with the first part of the body."""
+    _head_sent = False
+    _chunked = False
+    _last_part = b""
+    _heard = True
+    """Whether anything came from the engine since the last look."""
+    _error_status = 0
+    _error_body = b""
 
     def __init__(
         self,
@@ -113,38 +109,16 @@ class Exchange:
         http_version: str,
         keep_alive: bool,
     ) -> None:
-        # What uvicorn's protocol reads and writes of a cycle:
         self.body = bytearray()
-        self.more_body = True
-        self.response_complete = False
-        self.disconnected = False
         self.keep_alive = keep_alive
-        # Ours:
         self._protocol = protocol
         self._gateway = gateway
+        self._write = protocol.transport.write
         self._route = route
-        self._headers = headers
         self._may_chunk = http_version != "1.0"
-        self._phase = Phase.READING
-        self._begun = False
-        self._since = protocol.loop.time()
-        self._request_id = b""
-        self._error: ModelyardError | None = None
-        self._spec: ModelSpec | None = None
-        self._is_stream = False
-        self._ticket = 0
-        self._lease: Lease | None = None
-        self._connection: Connection | None = None
-        self._retried = False
-        self._next_beat = self._since + gateway.settings.heartbeat_after_s
-        self._head_sent = False
-        self._chunked = False
-        self._at_boundary = True
-        self._buffered: list[bytes] = []
-        self._error_status = 0
-        self._error_parts = bytearray()
-        self._look_at_headers()
-        gateway.entered(self)
+        self._since = gateway.now()
+        self._forwarded = self._look_at_headers(headers)
+        gateway.active.add(self)
 
     # ------------------------------------------------------------------------ the client's request
 
@@ -168,7 +142,7 @@ class Exchange:
         if self._error is not None:
             self._refuse(self._error)
         elif self._expects_continue():
-            self._protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.set()
 
     def receive(self, data: bytes) -> None:
@@ -179,6 +153,7 @@ class Exchange:
         if len(self.body) + len(data) > limit:
             self._reject(BodyTooLarge(limit))
         else:
+            self._heard = True
             self.body += data
 
     def client_left(self) -> None:
@@ -190,36 +165,42 @@ class Exchange:
     def look(self, now: float) -> None:
         """Time-outs and heartbeats; called a few times a second."""
         settings = self._gateway.settings
+        if self._heard:
+            self._heard = False
+            self._since = now
+        silent_s = now - self._since
         if self._phase is Phase.READING:
-            if self._begun and now - self._since > settings.body_timeout_s:
+            if self._begun and silent_s > settings.body_timeout_s:
                 self._reject(RequestTimeout("the request body took too long to arrive"))
             return
         if self._is_stream and self._phase is not Phase.ANSWERING and now >= self._next_beat:
             self._next_beat = now + settings.heartbeat_every_s
             self._beat()
-        if self._phase in (Phase.SENDING, Phase.ANSWERING) and self._spec is not None:
-            silent_s = self._spec.limits.response_timeout_s
-            if now - self._since > silent_s and not self._protocol.flow.write_paused:
-                self._fail(EngineTimeout(self._spec.id, silent_s))
+        if self._phase is not Phase.WAITING and self._spec is not None:
+            bound_s = self._spec.limits.response_timeout_s
+            if silent_s > bound_s and not self._protocol.flow.write_paused:
+                self._fail(EngineTimeout(self._spec.id, bound_s))
 
-    def _look_at_headers(self) -> None:
+    def _look_at_headers(self, headers: Headers) -> list[bytes]:
+        """Note what concerns the gateway; return the lines that go on to the engine."""
+        gateway = self._gateway
         host = origin = None
-        length = 0
-        for name, value in self._headers:
-            if name == b"host":
+        forwarded: list[bytes] = []
+        for name, value in headers:
+            if name not in NOT_FORWARDED:
+                forwarded += (name, b": ", value, b"\r\n")
+            elif name == b"host":
                 host = value
             elif name == b"origin":
                 origin = value
-            elif name == b"content-length":
-                length = int(value)
+            elif name == b"content-length" and int(value) > gateway.settings.max_body_bytes:
+                self._error = BodyTooLarge(gateway.settings.max_body_bytes)
             elif name == b"x-request-id" and _is_sane_id(value):
                 self._request_id = value
         if not self._request_id:
-            self._request_id = self._gateway.next_request_id()
-        self._error = self._gateway.door.refusal(host, origin)
-        limit = self._gateway.settings.max_body_bytes
-        if self._error is None and length > limit:
-            self._error = BodyTooLarge(limit)
+            self._request_id = gateway.next_request_id()
+        self._error = gateway.door.refusal(host, origin) or self._error
+        return forwarded
 
     def _expects_continue(self) -> bool:
         return self._protocol.expect_100_continue and self.more_body
@@ -242,7 +223,9 @@ class Exchange:
             self._refuse(error)
             return
         self._spec = spec
-        self._is_stream = bool(seen.stream) and self._route.streams
+        if seen.stream and self._route.streams:
+            self._is_stream = True
+            self._next_beat = self._since + self._gateway.settings.heartbeat_after_s
         self._acquire(spec)
 
     def _acquire(self, spec: ModelSpec) -> None:
@@ -263,7 +246,7 @@ class Exchange:
         self._ticket = 0
         self._lease = lease
         self._phase = Phase.SENDING
-        self._since = self._protocol.loop.time()
+        self._heard = True
         connection = lease.upstream.idle_connection()
         if connection is not None:
             self._send(connection)
@@ -306,13 +289,14 @@ class Exchange:
     def _send(self, connection: Connection) -> None:
         self._connection = connection
         body = self.body
-        head = [b"POST ", self._route.engine_path, b" HTTP/1.1\r\nhost: ", connection.upstream.host]
-        for name, value in self._headers:
-            if name not in NOT_FORWARDED:
-                head += (b"\r\n", name, b": ", value)
-        head += (b"\r\nx-request-id: ", self._request_id)
-        head.append(b"\r\ncontent-length: %d\r\n\r\n" % len(body))
-        connection.send(self, b"".join((*head, body)))
+        request: list[bytes | bytearray] = [
+            self._route.engine_request,
+            connection.upstream.host_line,
+            *self._forwarded,
+            b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (self._request_id, len(body)),
+            body,
+        ]
+        connection.send(self, b"".join(request))
 
     def hold_engine(self) -> None:
         if self._connection is not None and self._phase is Phase.ANSWERING:
@@ -321,7 +305,7 @@ class Exchange:
     def resume_engine(self) -> None:
         if self._connection is not None and self._phase is Phase.ANSWERING:
             self._connection.resume_reading()
-            self._since = self._protocol.loop.time()
+            self._heard = True
 
     # -------------------------------------------------------------------------- the engine's answer
 
@@ -329,35 +313,29 @@ class Exchange:
         self._phase = Phase.ANSWERING
         if self._protocol.flow.write_paused:
             self.hold_engine()
-        if status >= 400 or self._head_sent:
-            self._error_status = status if status >= 400 else 0
-            return
-        self._chunked = length is None and self._may_chunk
-        if length is None and not self._chunked:
-            self.keep_alive = False
-        returned = [(n, v) for n, v in headers if n not in NOT_RETURNED]
-        self._is_stream = any(
-            n == b"content-type" and v.startswith(EVENT_STREAM) for n, v in returned
-        )
-        self._buffered = [self._head(status, returned, length)]
+        if status >= 400:
+            self._error_status = status
+        elif not self._head_sent:
+            returned = [header for header in headers if header[0] not in NOT_RETURNED]
+            self._is_stream = any(n == b"content-type" and EVENT_STREAM in v for n, v in returned)
+            self._head = self._head_of(status, returned, length)
 
     def answer_continues(self, body: bytes, complete: bool) -> None:
-        self._since = self._protocol.loop.time()
+        self._heard = True
         if self._error_status:
             self._engine_error(body, complete)
             return
-        out = self._buffered
-        self._buffered = []
         if body:
-            self._at_boundary = body.endswith(b"\n\n")
+            self._last_part = body
             if self._chunked:
-                out += (b"%x\r\n" % len(body), body, b"\r\n")
-            else:
-                out.append(body)
+                body = b"%x\r\n%b\r\n" % (len(body), body)
         if complete and self._chunked:
-            out.append(b"0\r\n\r\n")
-        self._head_sent = True
-        self._protocol.transport.write(b"".join(out))
+            body += b"0\r\n\r\n"
+        if self._head:
+            self._head_sent = True
+            body = self._head + body
+            self._head = b""
+        self._write(body)
         if complete:
             self._end(served=True)
 
@@ -366,12 +344,12 @@ class Exchange:
         self._fail(error)
 
     def _engine_error(self, body: bytes, complete: bool) -> None:
-        if len(self._error_parts) < MAX_ENGINE_ERROR:
-            self._error_parts += body
+        if len(self._error_body) < MAX_ENGINE_ERROR:
+            self._error_body += body
         if not complete:
             return
         status = self._error_status
-        shaped = openai.engine_error(status, bytes(self._error_parts))
+        shaped = openai.engine_error(status, self._error_body)
         if self._head_sent:
             self._finish_stream(b"data: " + shaped + b"\n\n", served=True)
         else:
@@ -405,40 +383,43 @@ class Exchange:
     def _whole_answer(self, status: int, headers: Headers, body: bytes, *, served: bool) -> None:
         if self.more_body:  # what is left of the request is not read
             self.keep_alive = False
-        self._buffered = []
-        self._protocol.transport.write(self._head(status, headers, len(body)) + body)
+        self._write(self._head_of(status, headers, len(body)) + body)
         self._end(served=served)
 
     def _finish_stream(self, event: bytes, *, served: bool) -> None:
-        if not self._at_boundary:
+        if self._last_part and not self._last_part.endswith(b"\n\n"):
             event = b"\n\n" + event
         if self._chunked:
             event = b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event)
-        self._protocol.transport.write(event)
+        self._write(event)
         self._end(served=served)
 
     def _beat(self) -> None:
         """Keep a waiting client's stream alive; the first beat sends the head."""
-        if not self._head_sent:
-            self._head_sent = True
-            self._chunked = self._may_chunk
-            self.keep_alive = self.keep_alive and self._chunked
-            self._protocol.transport.write(self._head(200, STREAM_HEADERS, None))
-        beat = b"%x\r\n%b\r\n" % (len(HEARTBEAT), HEARTBEAT) if self._chunked else HEARTBEAT
-        self._protocol.transport.write(beat)
+        beat = HEARTBEAT
+        head = b"" if self._head_sent else self._head_of(200, STREAM_HEADERS, None)
+        if self._chunked:
+            beat = b"%x\r\n%b\r\n" % (len(beat), beat)
+        self._head_sent = True
+        self._write(head + beat)
 
-    def _head(self, status: int, headers: Headers, length: int | None) -> bytes:
+    def _head_of(self, status: int, headers: Headers, length: int | None) -> bytes:
+        """The head of an answer, and with it how its body is framed."""
+        if length is not None:
+            framing = b"content-length: %d\r\n" % length
+        elif self._may_chunk:
+            self._chunked = True
+            framing = b"transfer-encoding: chunked\r\n"
+        else:  # HTTP/1.0: the body ends with the connection
+            self.keep_alive = False
+            framing = b""
         out = [STATUS_LINE[status]]
         for name, value in self._protocol.server_state.default_headers:
             out += (name, b": ", value, b"\r\n")
         for name, value in headers:
             out += (name, b": ", value, b"\r\n")
-        out += (b"x-request-id: ", self._request_id, b"\r\n")
-        if length is not None:
-            out.append(b"content-length: %d\r\n" % length)
-        elif self._chunked:
-            out.append(b"transfer-encoding: chunked\r\n")
-        out.append(b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        ending = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
+        out += (b"x-request-id: ", self._request_id, b"\r\n", framing, ending)
         return b"".join(out)
 
     def _end(self, *, served: bool) -> None:
@@ -455,14 +436,13 @@ class Exchange:
         self.response_complete = True
         if self.disconnected:
             return
-        self._protocol.serving = None
         transport = self._protocol.transport
         if self.more_body:  # closing on unread bytes would reset the connection under the answer
             self._protocol.loop.call_later(LINGER_S, transport.close)
             return
         if not self.keep_alive:
             transport.close()
-        self._protocol.on_response_complete()
+        self._protocol.exchange_ended()
 
 
 def _is_sane_id(value: bytes) -> bool:

@@ -35,9 +35,11 @@ class Gateway:
         self.tasks = Tasks()
         self.answered = 0
         self.active: set[Exchange] = set()
+        self.connections: set[GatewayProtocol] = set()
         self._loop = asyncio.get_running_loop()
+        self.now = self._loop.time
         self._sweep: asyncio.TimerHandle | None = None
-        self._id_prefix = f"req-{os.urandom(6).hex()}-"
+        self._id_prefix = b"req-%b-" % os.urandom(6).hex().encode()
         self._ids = 0
 
     def protocol(self) -> type[GatewayProtocol]:
@@ -46,10 +48,10 @@ class Gateway:
 
     def next_request_id(self) -> bytes:
         self._ids += 1
-        return f"{self._id_prefix}{self._ids:x}".encode()
+        return b"%b%x" % (self._id_prefix, self._ids)
 
-    def entered(self, exchange: Exchange) -> None:
-        self.active.add(exchange)
+    def connected(self, protocol: GatewayProtocol) -> None:
+        self.connections.add(protocol)
         if self._sweep is None:
             self._sweep = self._loop.call_later(SWEEP_S, self._look_at_all)
 
@@ -63,11 +65,16 @@ class Gateway:
         await self.tasks.close()
 
     def _look_at_all(self) -> None:
+        """One timer for all time-outs, heartbeats and idle connections: none is set per request."""
         self._sweep = None
-        now = self._loop.time()
+        now = self.now()
         for exchange in tuple(self.active):
             exchange.look(now)
-        if self.active:
+        idle_since = now - self.settings.keep_alive_s
+        for protocol in tuple(self.connections):
+            if protocol.idle_since is not None and protocol.idle_since < idle_since:
+                protocol.transport.close()
+        if self.connections:
             self._sweep = self._loop.call_later(SWEEP_S, self._look_at_all)
 
 
@@ -81,7 +88,15 @@ class GatewayProtocol(HttpToolsProtocol):
     """The exchange whose answer is being written; an older one than `cycle` when a client
     pipelines."""
 
+    idle_since: float | None = None
+    """Since when the connection waits for a further request, after an exchange."""
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self.gateway.connected(self)
+
     def on_message_begin(self) -> None:
+        self.idle_since = None
         self.url = b""
         self.expect_100_continue = False
         self.headers = []
@@ -121,7 +136,21 @@ class GatewayProtocol(HttpToolsProtocol):
         else:
             super()._start_asgi_task(cycle, app)
 
+    def exchange_ended(self) -> None:
+        """What uvicorn does when a response is complete, without setting a timer for each."""
+        self.serving = None
+        self.server_state.total_requests += 1
+        if self.transport.is_closing():
+            return
+        self.flow.resume_reading()
+        if self.pipeline:
+            cycle, app = self.pipeline.pop()
+            self._start_asgi_task(cycle, app)
+        else:
+            self.idle_since = self.gateway.now()
+
     def connection_lost(self, exc: Exception | None) -> None:
+        self.gateway.connections.discard(self)
         unserved = [cycle for cycle, _ in self.pipeline]
         self.pipeline.clear()
         super().connection_lost(exc)

@@ -19,6 +19,11 @@ class Route:
     streams: bool = False
     """Whether `"stream": true` makes the answer an event stream."""
 
+    @property
+    def engine_request(self) -> bytes:
+        """The first line of the request that an engine gets."""
+        return b"POST %b HTTP/1.1\r\n" % self.engine_path
+
 
 CHAT = Route(Task.CHAT, b"/v1/chat/completions", streams=True)
 COMPLETION = Route(Task.COMPLETION, b"/v1/completions", streams=True)

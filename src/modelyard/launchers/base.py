@@ -69,7 +69,8 @@ class Launcher(Protocol):
     ) -> Process:
         """Start `command`; `label` (the model's id) names its log file.
 
-        `on_line` is called on the event loop for every line of output.
+        `on_line` is called on the event loop for every line of output; one that cannot keep up
+        misses lines, which their numbers show.
         Raises LaunchError when the process cannot be started.
         """
         ...

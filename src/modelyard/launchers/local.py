@@ -159,10 +159,12 @@ class LocalProcess:
             return
         self._tell(self._is_started)
         self._await_exit()
-        self._end_descendants()
-        ended = self._reap()
-        self._give_back()
-        self._tell(self._is_over, ended)
+        try:
+            self._end_descendants()
+        finally:
+            ended = self._reap()
+            self._give_back()
+            self._tell(self._is_over, ended)
 
     def _start(self) -> None:
         """Start the process. Raises LaunchError."""

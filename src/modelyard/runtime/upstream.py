@@ -59,16 +59,11 @@ class Upstream:
         """Set when no process of the run is left."""
         self.broken = on_broken
         """Called when the engine broke an exchange off."""
-        self._host = str(endpoint).encode()
+        self.host_line = b"host: %b\r\n" % str(endpoint).encode()
         self._loop = asyncio.get_running_loop()
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
         self._drained: asyncio.Event | None = None
-
-    @property
-    def host(self) -> bytes:
-        """The value of the Host header."""
-        return self._host
 
     async def drained(self) -> None:
         """Return once no request holds a lease."""
@@ -154,16 +149,13 @@ class Connection(asyncio.Protocol):
     def is_open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
-    def send(self, receiver: Receiver, request: bytes | list[bytes]) -> None:
+    def send(self, receiver: Receiver, request: bytes) -> None:
         """Begin an exchange: the answer goes to `receiver`."""
         assert self._transport is not None, "not connected"
         assert self._receiver is None, "one exchange at a time"
         self._receiver = receiver
         self._complete = False
-        if isinstance(request, list):
-            self._transport.writelines(request)
-        else:
-            self._transport.write(request)
+        self._transport.write(request)
 
     def abort(self) -> None:
         """The receiver has gone: forget it and close, so that the engine stops working for it."""
@@ -197,10 +189,13 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
             self._fail(BadEngineAnswer(self.upstream.model, str(error)))
             return
-        parts, self._parts = self._parts, []
-        if parts or self._complete:
-            body = parts[0] if len(parts) == 1 else b"".join(parts)
-            self._deliver(body)
+        parts = self._parts
+        if self._complete:
+            self._parts = []
+            self._deliver(b"".join(parts))
+        elif parts:
+            self._parts = []
+            self._receiver.answer_continues(parts[0] if len(parts) == 1 else b"".join(parts), False)
 
     def eof_received(self) -> None:
         """An answer without any framing ends where the connection does (RFC 9112, 6.3)."""

@@ -1,8 +1,8 @@
 """The encoder network of the embedding model and the reranker, as llama.cpp computes BERT.
 
 Laws of this file:
-* Post-norm blocks with layer norms and biases, GELU in its tanh form, learned-size position
-  table, one token type.
+* Post-norm blocks with layer norms and biases, GELU in its tanh form, a fixed table
+  of positions, one token type.
 * Every token sees every other token of its own sequence; padding is masked.
 * The embedding is the mean over all tokens; the rank score is read at the first token.
 """
@@ -15,6 +15,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+POSITION_STRENGTH = 0.02
 
 
 @dataclass(frozen=True)
@@ -66,18 +68,18 @@ class EncoderBlock(nn.Module):  # type: ignore[misc]
         return result
 
 
-def sinusoids(context: int, width: int, scale: float) -> Tensor:
+def sinusoids(context: int, width: int) -> Tensor:
     """Fixed position vectors, so that positions beyond the training lengths behave."""
     half = width // 2
     frequency = torch.exp(-math.log(10000.0) * torch.arange(half) / half)
     angle = torch.outer(torch.arange(context, dtype=torch.float32), frequency)
-    return torch.cat((angle.sin(), angle.cos()), dim=1) * scale
+    return POSITION_STRENGTH * torch.cat((angle.sin(), angle.cos()), dim=1)
 
 
 class Encoder(nn.Module):  # type: ignore[misc]
     """Token ids and their padding mask in; token states, embeddings or rank scores out."""
 
-    def __init__(self, shape: EncoderShape, position_scale: float = 0.02) -> None:
+    def __init__(self, shape: EncoderShape) -> None:
         super().__init__()
         self.shape = shape
         width = shape.width
@@ -88,7 +90,7 @@ class Encoder(nn.Module):  # type: ignore[misc]
         self.blk = nn.ModuleList(EncoderBlock(shape) for _ in range(shape.layers))
         nn.init.normal_(self.token_embd.weight, std=0.05)
         nn.init.zeros_(self.token_types.weight)
-        self.position_embd.weight.data = sinusoids(shape.context, width, position_scale)
+        self.position_embd.weight.data = sinusoids(shape.context, width)
         self.position_embd.weight.requires_grad = False
         if shape.ranks:
             self.cls = nn.Linear(width, width)

@@ -130,10 +130,13 @@ class RankingMaker:
         whole = self._kept(query, concepts, self.rng.choice((0.0, 0.5, 1.0)))
         documents = [self._document(kinds, whole, chinese=chinese)]
         partial = self._changed(kinds, self._kept(query, concepts, self.rng.choice((0.5, 1.0))))
-        documents.append(self._document(kinds, partial, chinese=chinese and self._known(partial)))
+        documents.append(self._document(kinds, partial, chinese=chinese))
         while len(documents) < DOCUMENTS:
             other = self.maker.kinds()
-            documents.append(self._document(other, self.maker.new_concepts(other), chinese=False))
+            strange = self.maker.new_concepts(other)
+            documents.append(
+                self._document(other, strange, chinese=chinese and self._known(strange))
+            )
         relevance = [coverage(query, document) for document in documents]
         return self._shuffled(query.text, [document.text for document in documents], relevance)
 
@@ -185,7 +188,8 @@ class RankingMaker:
         if self.rng.random() < 0.5:
             return first
         other = self.maker.kinds()
-        second = self.maker.say(other, self.maker.new_concepts(other))
+        added = self.maker.new_concepts(other)
+        second = self.maker.say(other, added, chinese=chinese and self._known(added))
         pair = [first, second] if self.rng.random() < 0.5 else [second, first]
         text = ". ".join(sentence.text.rstrip(".!?。") for sentence in pair) + "."
         return Sentence(text, pair[0].contents + pair[1].contents)

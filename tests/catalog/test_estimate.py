@@ -116,8 +116,8 @@ def test_a_model_that_reads_computes_its_input_at_once_and_keeps_every_score(
     found = estimate(header, 0)
     asked = estimate(header, 0, context=1024, parallel=1)
 
-    assert found.context == 8192
-    assert parts(found)["outputs"] == 8192 * 4 * 2024 / MIB
+    assert found.context == 2048
+    assert parts(found)["outputs"] == 2048 * 4 * 2024 / MIB
     assert parts(asked)["outputs"] == 1024 * 4 * 2024 / MIB
 
 
@@ -129,8 +129,17 @@ def test_a_long_context_is_not_taken_for_reading_unless_asked_for(
 
     reading = frozenset({Task.EMBEDDING})
 
-    assert estimate(header, 0, tasks=reading).context == 8192
+    assert estimate(header, 0, tasks=reading).context == 2048
     assert estimate(header, 0, context=32768, tasks=reading).context == 32768
+
+
+def test_room_for_all_that_a_model_was_trained_for_is_made_only_on_request(
+    folder: Folder, mid: Mapping[str, object]
+) -> None:
+    header = read_header(folder.write(extra={**mid, "llama.context_length": 131072}))
+
+    assert estimate(header, 0).context == 16384
+    assert estimate(header, 0, context=0).context == 131072
 
 
 def test_an_encoder_has_no_cache_and_masks_its_batch_only(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -72,12 +73,14 @@ def test_nothing_grows_behind_the_schedulers_back_on_the_host() -> None:
         "cors_origins": "",
         "endpoint_metrics": True,
         "fit_params": False,
+        "n_ctx_checkpoints": 4,
         "n_gpu_layers": 0,
         "n_parallel": -1,
         "ui": False,
     }
     assert flags(model()) == [
-        "--cache-ram", "0", "--metrics", "--fit", "off", "--gpu-layers", "0", "--no-webui",
+        "--cache-ram", "0", "--metrics", "--fit", "off", "--ctx-checkpoints", "4",
+        "--gpu-layers", "0", "--no-webui",
     ]  # fmt: skip
 
 
@@ -127,9 +130,10 @@ def test_the_task_chooses_the_mode(task: Task, mode: str, flag: str | None) -> N
     ("context", "options", "expected"),
     [
         (512, {}, {"n_ctx": 512, "n_batch": 512, "n_ubatch": 512}),
-        (32768, {}, {"n_ctx": 8192, "n_batch": 8192, "n_ubatch": 8192}),
+        (32768, {}, {"n_ctx": 2048, "n_batch": 2048, "n_ubatch": 2048}),
         (32768, {"ctx_size": 16384}, {"n_ctx": 16384, "n_batch": 16384, "n_ubatch": 16384}),
-        (None, {}, {"n_batch": 8192, "n_ubatch": 8192}),
+        (None, {}, {"n_batch": 2048, "n_ubatch": 2048}),
+        (512, {"ctx_size": 0}, {"n_ctx": 0, "n_batch": 512, "n_ubatch": 512}),
         (512, {"ubatch_size": 64}, {"n_ctx": 512, "n_batch": 512, "n_ubatch": 64}),
     ],
 )
@@ -145,6 +149,18 @@ def test_an_embedding_models_batch_holds_its_longest_input(
     assert {name: chosen[name] for name in chosen if name in ("n_ctx", "n_batch", "n_ubatch")} == (
         expected
     )
+
+
+@pytest.mark.parametrize(
+    ("trained", "options", "expected"),
+    [(512, {}, 512), (131072, {}, 16384), (131072, {"ctx_size": 0}, 0), (None, {}, None)],
+)
+def test_a_chat_model_gets_the_context_that_memory_is_claimed_for(
+    trained: int | None, options: dict[str, OptionValue], expected: int | None
+) -> None:
+    spec = dataclasses.replace(model(options), context_length=trained)
+
+    assert settings(spec).get("n_ctx") == expected
 
 
 def test_a_profiles_options_override_the_models_under_whatever_name() -> None:
@@ -251,7 +267,7 @@ def test_an_option_that_only_some_llama_server_has_is_passed_by_its_own_name() -
 
     assert not LLAMA_SERVER.problems(spec)
     assert " ".join(flags(spec, ON_GPU)).endswith(
-        "--fast-lane --list a,1 --no-slow-lane --spec-magic 3 --no-webui"
+        "--fast-lane --list a,1 --ctx-checkpoints 4 --no-slow-lane --spec-magic 3 --no-webui"
     )
 
 

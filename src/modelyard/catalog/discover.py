@@ -16,8 +16,9 @@ from typing import Final
 from modelyard.catalog.checkpoint import Checkpoint, HeaderCache, open_checkpoint
 from modelyard.catalog.classify import Kind, shard_of
 from modelyard.catalog.errors import BadModelFile
-from modelyard.catalog.estimate import DEFAULT_CHECKPOINTS, estimate
+from modelyard.catalog.estimate import estimate
 from modelyard.catalog.folders import Problem, Walk
+from modelyard.core.defaults import CONTEXT_CHECKPOINTS
 from modelyard.core.specs import ModelSpec, OptionValue, Profile, Task
 
 ENGINE: Final = "llamacpp"
@@ -108,24 +109,24 @@ def _filled(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
 def _estimate_mib(
     checkpoint: Checkpoint, tasks: frozenset[Task], options: Mapping[str, OptionValue]
 ) -> int:
-    def number(names: Sequence[str], default: int = 0) -> int:
-        return _number(checkpoint.files[0], options, names, default)
+    def number(names: Sequence[str]) -> int | None:
+        return _number(checkpoint.files[0], options, names)
+
+    checkpoints = number(_CHECKPOINT_OPTIONS)
 
     return estimate(
         checkpoint.header,
         checkpoint.file_bytes,
         context=number(_CONTEXT_OPTIONS),
-        parallel=number(_PARALLEL_OPTIONS),
-        ubatch=number(_UBATCH_OPTIONS),
-        checkpoints=number(_CHECKPOINT_OPTIONS, DEFAULT_CHECKPOINTS),
-        prompt_cache_mib=number(_PROMPT_CACHE_OPTIONS),
+        parallel=number(_PARALLEL_OPTIONS) or 0,
+        ubatch=number(_UBATCH_OPTIONS) or 0,
+        checkpoints=CONTEXT_CHECKPOINTS if checkpoints is None else checkpoints,
+        prompt_cache_mib=number(_PROMPT_CACHE_OPTIONS) or 0,
         tasks=tasks,
     ).total_mib
 
 
-def _number(
-    path: Path, options: Mapping[str, OptionValue], names: Sequence[str], default: int
-) -> int:
+def _number(path: Path, options: Mapping[str, OptionValue], names: Sequence[str]) -> int | None:
     """The option with one of these names; below 0 is 0, which leaves the choice to llama.cpp.
 
     The last one counts: those of a profile come after those of its model.
@@ -138,7 +139,7 @@ def _number(
         if isinstance(value, str) and value.removeprefix("-").isdecimal():
             return max(0, int(value))
         raise BadModelFile(path, f"the option {name} is {value!r}, which is no whole number")
-    return default
+    return None
 
 
 def _first_files(files: Iterable[Path], problems: list[Problem]) -> Iterable[Path]:

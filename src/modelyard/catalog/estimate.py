@@ -42,16 +42,13 @@ from typing import Final
 from modelyard.catalog.classify import classify, is_causal
 from modelyard.catalog.gguf import GgufHeader, Omitted, TensorInfo
 from modelyard.catalog.kv import Room, checkpoint_memory, context_memory, room_for, window_cells
+from modelyard.core.defaults import CONTEXT_CHECKPOINTS, READING, context_tokens
 from modelyard.core.specs import Task
 
 FALLBACK_CONTEXT: Final = 4096
 """Tokens, for a file that does not say what it was trained with."""
-POOLED_CONTEXT: Final = 8192
-"""Longest context that Modelyard gives a model that only reads, unless more is asked for."""
 DEFAULT_UBATCH: Final = 512
 """Tokens that llama.cpp computes at once while it writes text."""
-DEFAULT_CHECKPOINTS: Final = 4
-"""Copies of what forgetful layers remember that each sequence may keep (`ctx_checkpoints`)."""
 MIB: Final = 2**20
 
 PROCESS_MIB: Final = 40.0
@@ -90,18 +87,18 @@ def estimate(
     header: GgufHeader,
     file_bytes: int,
     *,
-    context: int = 0,
+    context: int | None = None,
     parallel: int = 0,
     ubatch: int = 0,
-    checkpoints: int = DEFAULT_CHECKPOINTS,
+    checkpoints: int = CONTEXT_CHECKPOINTS,
     prompt_cache_mib: int = 0,
     tasks: frozenset[Task] | None = None,
 ) -> Estimate:
     """What an engine for this model holds in host memory while it works on a full batch.
 
     `header` has the tensors of all files of the model and `file_bytes` is their size. `context` is
-    in tokens; 0 takes what the model was trained with, as llama.cpp does, and at most 8192
-    where the model only reads (embedding, reranking). `parallel` sequences have a part of the
+    in tokens; None takes Modelyard's default (`core.defaults`) and 0 all that the model was trained
+    for, as llama.cpp does. `parallel` sequences have a part of the
     context each; with 0, four share it. `ubatch` tokens are computed at once: by default 512, or
     the whole context where the model only reads, because an input is then computed as one.
     `checkpoints` and `prompt_cache_mib` bound what the server keeps beside the context.
@@ -109,9 +106,9 @@ def estimate(
     Raises BadModelFile where the header contradicts itself.
     """
     served = classify(header, header.path.name).tasks if tasks is None else tasks
-    only_reads = bool(served & {Task.EMBEDDING, Task.RERANK})
+    only_reads = bool(served & READING)
     trained = header.count("context_length") or FALLBACK_CONTEXT
-    tokens = context or (min(trained, POOLED_CONTEXT) if only_reads else trained)
+    tokens = context_tokens(served, trained) if context is None else context or trained
     batch = ubatch or (tokens if only_reads else DEFAULT_UBATCH)
     space = room_for(tokens, parallel, min(tokens, batch))
     memory = context_memory(header, space)

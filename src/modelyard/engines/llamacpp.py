@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 
+from modelyard.core.defaults import CONTEXT_CHECKPOINTS, READING_CONTEXT, context_tokens
 from modelyard.core.specs import (
     HOST_DEVICE,
     Command,
@@ -27,10 +28,6 @@ from modelyard.core.specs import (
 from modelyard.engines import llamacpp_options, llamacpp_output
 from modelyard.engines.base import Failure
 from modelyard.engines.llamacpp_table import CHAT_TEMPLATE_FILE
-
-MAX_POOLED_TOKENS = 8192
-"""Longest input of an embedding or rerank model whose `ctx_size` is left open: llama.cpp handles
-such an input in one batch, and the batch's buffers grow with its length."""
 
 _SERVER_MODULE = "modelyard.servers.llamacpp"
 _AUTO_SLOTS = -1
@@ -112,6 +109,7 @@ class LlamaCpp:
             "ui": False,
             "endpoint_metrics": True,
             "cache_ram_mib": 0,
+            "n_ctx_checkpoints": CONTEXT_CHECKPOINTS,
         }
         if self._binary is None:
             # It has no key: without this, any web page that a browser shows could talk to it.
@@ -119,8 +117,7 @@ class LlamaCpp:
             settings["cors_origins"] = ""
         if self._is_host_only(placement):
             settings |= {"n_gpu_layers": 0, "fit_params": False}
-        if _mode(spec) != _CHAT:
-            settings |= _pooled(spec, chosen.get("n_ctx"))
+        settings |= _context(spec, chosen.get("n_ctx"))
         return settings | chosen
 
     def _is_host_only(self, placement: Placement) -> bool:
@@ -191,10 +188,16 @@ def _mode(spec: ModelSpec) -> str:
     return kinds.pop() if len(kinds) == 1 else _CHAT
 
 
-def _pooled(spec: ModelSpec, n_ctx: OptionValue) -> dict[str, OptionValue]:
-    """The whole input must fit one physical batch, or llama.cpp refuses it."""
-    if isinstance(n_ctx, int) and n_ctx > 0:
-        return {"n_batch": n_ctx, "n_ubatch": n_ctx}
-    tokens = min(spec.context_length or MAX_POOLED_TOKENS, MAX_POOLED_TOKENS)
-    batch: dict[str, OptionValue] = {"n_batch": tokens, "n_ubatch": tokens}
-    return batch | ({"n_ctx": tokens} if spec.context_length and n_ctx is None else {})
+def _context(spec: ModelSpec, n_ctx: OptionValue) -> dict[str, OptionValue]:
+    """Room for as many tokens as asked for, or for our default; 0 is all the model can take.
+
+    What a model only reads must fit one physical batch, or llama.cpp refuses it.
+    """
+    settings: dict[str, OptionValue] = {}
+    tokens = n_ctx
+    if n_ctx is None and spec.context_length:
+        tokens = settings["n_ctx"] = context_tokens(spec.tasks, spec.context_length)
+    if _mode(spec) != _CHAT:
+        batch = tokens or spec.context_length or READING_CONTEXT
+        settings |= {"n_batch": batch, "n_ubatch": batch}
+    return settings

@@ -32,6 +32,7 @@ fmt: setup
 
 bench: setup
 	$(BIN)/python bench/gateway.py $(ARGS)
+	$(BIN)/python bench/startup.py
 
 demo-models:
 	$(PYTHON) -m venv $(VENV)-training

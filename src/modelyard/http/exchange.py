@@ -339,7 +339,7 @@ class Exchange:
         if complete:
             self._end(served=True)
 
-    def answer_fails(self, error: ModelyardError, *, sent: bool) -> None:  # noqa: ARG002
+    def answer_fails(self, error: ModelyardError) -> None:
         self._connection = None
         self._fail(error)
 

@@ -40,8 +40,8 @@ class Receiver(Protocol):
         """Body bytes have arrived; `complete` says that they were the last."""
         ...
 
-    def answer_fails(self, error: ModelyardError, *, sent: bool) -> None:
-        """No more will come. `sent` is False only if the engine never got the request."""
+    def answer_fails(self, error: ModelyardError) -> None:
+        """The engine has got the request, and no more of an answer will come."""
         ...
 
 
@@ -272,4 +272,4 @@ class Connection(asyncio.Protocol):
         self.close()
         self.upstream.broken()
         if receiver is not None:
-            receiver.answer_fails(error, sent=True)
+            receiver.answer_fails(error)

@@ -22,7 +22,8 @@ from training.lexicon import ADJECTIVE, NOUN, VERB, Lexicon, load_lexicon
 from training.text_grammar import count, sample, with_macros
 
 Message = dict[str, str]
-NAME_SHARE = 0.06
+NAME_SHARE = 0.05
+FOLLOW_UP_SHARE = 0.08
 
 
 @dataclass
@@ -63,8 +64,12 @@ class ChatCorpus:
         state = State(chinese=rng.random() < 0.36)
         if rng.random() < 0.3:
             state.messages.append({"role": "system", "content": rng.choice(self.systems)})
-        if rng.random() < NAME_SHARE:
+        chance = rng.random()
+        if chance < NAME_SHARE:
             self._remember_name(state, rng)
+            return state.messages
+        if chance < NAME_SHARE + FOLLOW_UP_SHARE:
+            self._follow_up(state, rng)
             return state.messages
         for _ in range(rng.choices((1, 2, 3), (72, 20, 8))[0]):
             if rng.random() < 0.04:
@@ -78,6 +83,12 @@ class ChatCorpus:
         if rng.random() < 0.3:
             self._add_turn(state, rng)
         self._say(state, *self._ask_name(state, rng))
+
+    def _follow_up(self, state: State, rng: random.Random) -> None:
+        """A question about which there is more to say, and the wish to hear it."""
+        intent = rng.choice([intent for intent in self.intents if "more_en" in intent])
+        self._say(state, *self._ask_about(intent, state, rng))
+        self._say(state, *self._ask_more(state, rng))
 
     def _say(self, state: State, question: str, answer: str) -> None:
         state.messages.append({"role": "user", "content": question})
@@ -108,7 +119,11 @@ class ChatCorpus:
         self._say(state, *turn(state, rng))
 
     def _ask_intent(self, state: State, rng: random.Random) -> tuple[str, str]:
-        intent = rng.choice(self.intents)
+        return self._ask_about(rng.choice(self.intents), state, rng)
+
+    def _ask_about(
+        self, intent: dict[str, Any], state: State, rng: random.Random
+    ) -> tuple[str, str]:
         suffix = "zh" if state.chinese else "en"
         answer = rng.choice(intent[f"answer_{suffix}"])
         state.more = rng.choice(intent.get(f"more_{suffix}", [self.followups[f"default_{suffix}"]]))

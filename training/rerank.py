@@ -92,18 +92,18 @@ class RankingMaker:
     def ranking(self) -> Ranking:
         """One ranking of any kind."""
         chance = self.rng.random()
-        if chance < 0.12:
+        if chance < 0.14:
             return self._from_answers()
-        if chance < 0.22:
+        if chance < 0.28:
             return self._from_chat()
         return self._from_lexicon()
 
     def _from_answers(self) -> Ranking:
-        entries = self.rng.sample(self.answers, DOCUMENTS)
+        entries = self.rng.sample(self.answers, DOCUMENTS - self.rng.choice((0, 2, 4)))
         query = sample(self.rng.choice(entries[0]["q"]), self.rng)
         chinese = not query.isascii()
         documents = [self._answer(entry, chinese) for entry in entries]
-        return self._shuffled(self._asked(query), documents, [0.95] + [0.05] * (DOCUMENTS - 1))
+        return self._with_strangers(self._asked(query), documents, chinese=chinese)
 
     def _answer(self, entry: dict[str, Any], chinese: bool) -> str:
         fitting = [text for text in entry["a"] if text.isascii() != chinese] or entry["a"]
@@ -112,10 +112,22 @@ class RankingMaker:
     def _from_chat(self) -> Ranking:
         corpus = self.maker.corpus
         chinese = self.rng.random() < 0.35
-        intents = self.rng.sample([i for i in corpus.intents if not i.get("bare")], DOCUMENTS)
+        asking = [intent for intent in corpus.intents if not intent.get("bare")]
+        intents = self.rng.sample(asking, DOCUMENTS - self.rng.choice((0, 2, 4)))
         query = corpus.question(intents[0], self.rng, chinese=chinese)
         documents = [intent["answer_zh" if chinese else "answer_en"][0] for intent in intents]
+        return self._with_strangers(query, documents, chinese=chinese)
+
+    def _with_strangers(self, query: str, documents: list[str], *, chinese: bool) -> Ranking:
+        """The answer, which comes first, other answers, and sentences about anything."""
+        while len(documents) < DOCUMENTS:
+            documents.append(self._stranger(chinese=chinese).text)
         return self._shuffled(query, documents, [0.95] + [0.05] * (DOCUMENTS - 1))
+
+    def _stranger(self, *, chinese: bool) -> Sentence:
+        kinds = self.maker.kinds()
+        concepts = self.maker.new_concepts(kinds)
+        return self._document(kinds, concepts, chinese=chinese and self._known(concepts))
 
     def _asked(self, text: str) -> str:
         text = text[:1].upper() + text[1:] if self.rng.random() < 0.6 else text
@@ -132,11 +144,7 @@ class RankingMaker:
         partial = self._changed(kinds, self._kept(query, concepts, self.rng.choice((0.5, 1.0))))
         documents.append(self._document(kinds, partial, chinese=chinese))
         while len(documents) < DOCUMENTS:
-            other = self.maker.kinds()
-            strange = self.maker.new_concepts(other)
-            documents.append(
-                self._document(other, strange, chinese=chinese and self._known(strange))
-            )
+            documents.append(self._stranger(chinese=chinese))
         relevance = [coverage(query, document) for document in documents]
         return self._shuffled(query.text, [document.text for document in documents], relevance)
 

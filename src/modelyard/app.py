@@ -78,6 +78,7 @@ def engine_problems(config: Config) -> list[str]:
 
 async def serve(config: Config, *, on_listening: Callable[[Yard], None]) -> None:
     """Run a server until a signal ends it. Raises what `listening` raises."""
+    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # our own log tells its news
     async with listening(config) as (yard, serving):
         on_listening(yard)
         await serving

@@ -32,7 +32,7 @@ async def test_fifty_clients_over_three_models_of_which_two_fit(serve: Serve) ->
     sizes = sorted(spec.estimate_mib or 0 for spec in scan([DEMO_MODELS]).models)
     budget = sizes[-1] + sizes[-2] + 1
     assert sum(sizes) > budget, "all three fit: the test shows nothing"
-    async with serve(dirs=(DEMO_MODELS,), mib=budget, fair_after_s=3) as server:
+    async with serve(dirs=(DEMO_MODELS,), mib=budget, fair_after_s=1) as server:
         timeout = httpx.Timeout(50, pool=None)
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(base_url=server.url, timeout=timeout, limits=limits) as http:

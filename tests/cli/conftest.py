@@ -142,4 +142,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         told = json.loads(announced)
         yield ServerProcess(told["url"], folder / "state", told, process.pid)
         process.terminate()
+        try:
+            process.wait(20)
+        finally:
+            process.kill()
     assert process.returncode == 0

@@ -112,6 +112,10 @@ def test_nothing_is_left_however_and_whenever_the_demo_ends(
             if told.startswith(line):
                 break
         demo.send_signal(ending)
+        try:
+            demo.wait(PATIENCE_S)
+        finally:
+            demo.kill()
         complaints = demo.stderr.read()
 
     assert (demo.returncode, complaints) == (expected, "")

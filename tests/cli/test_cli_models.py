@@ -28,7 +28,7 @@ def test_list_shows_every_model_with_its_size_and_source(cli: Run) -> None:
     ran = cli("list")
 
     lines = ran.out.splitlines()
-    assert lines[0].split() == ["NAME", "TASKS", "ENGINE", "SIZE", "CONTEXT", "STATE", "SOURCE"]
+    assert lines[0].split() == ["NAME", "TASKS", "ENGINE", "NEEDS", "CONTEXT", "STATE", "SOURCE"]
     chat = next(line for line in lines if line.startswith("yard-chat"))
     assert "chat, completion" in chat
     assert "llamacpp" in chat
@@ -40,7 +40,7 @@ def test_list_as_json_holds_what_the_admin_api_says(cli: Run) -> None:
     models = {model["id"]: model for model in cli("list", "--json").json}
 
     assert models["vectors"]["tasks"] == ["embedding"]
-    assert models["yard-embed"]["estimate_mib"] > 0
+    assert models["yard-embed"]["needs_mib"]["cpu"] > 0
     assert models["quick"]["aliases"] == ["fast"]
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from modelyard import __version__
 from modelyard.cli.options import Json, Url
 from modelyard.cli.output import print_json, print_pairs, say
-from modelyard.cli.words import NOTHING, bar, listed, memory, short_path, span
+from modelyard.cli.words import NOTHING, bar, counted, listed, memory, short_path, span
 
 if TYPE_CHECKING:
     from modelyard.core.views import DeviceView, Info
@@ -56,7 +56,10 @@ def _server_pairs(server: Info) -> list[tuple[str, str]]:
         ("Models", f"{server.models}, {server.ready} of them ready"),
         ("Requests", f"{server.in_flight} in flight, {server.queued} queued"),
         ("Answered", f"{server.requests} since the start"),
-        ("Engines", f"{server.loads} loads, {server.stops} stops since the start"),
+        (
+            "Engines",
+            f"{counted(server.loads, 'load')}, {counted(server.stops, 'stop')} since the start",
+        ),
     ]
 
 

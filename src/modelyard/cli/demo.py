@@ -8,15 +8,16 @@ Laws of this file:
 from __future__ import annotations
 
 import math
+import queue
 import signal
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from types import FrameType
-from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO
+from typing import TYPE_CHECKING, Annotated, NoReturn, TextIO, TypeVar, cast
 
 import typer
 
@@ -29,9 +30,10 @@ from modelyard.core.specs import Task
 if TYPE_CHECKING:
     from modelyard.cli.demo_server import Server
     from modelyard.cli.progress import Progress
-    from modelyard.client import Client
     from modelyard.core.specs import ModelSpec
     from modelyard.core.views import Event, ModelView
+
+T = TypeVar("T")
 
 NEWS_PATIENCE_S = 5.0
 """How long the news of a load may come after the answer that needed it."""
@@ -108,7 +110,7 @@ def demo(
     Needs no network and leaves nothing behind. The server stays until Ctrl-C.
     """
     from modelyard.cli.demo_server import budget_mib, demo_models, demo_server, free_port
-    from modelyard.client import Client
+    from modelyard.cli.progress import Progress
 
     began = time.monotonic()
     out = sys.stderr if as_json else sys.stdout
@@ -117,8 +119,9 @@ def demo(
     with _ended_by_signals(), demo_server(port or free_port(), budget, keep=keep) as server:
         if keep:
             _tell(out, f"Configuration and logs stay in {server.folder}")
-        with Client(server.url) as client:
-            report = Tour(client, models, out).report(budget)
+        with Progress(out) as progress:
+            tour = Tour(server.url, models, progress)
+            report = aside(lambda: tour.report(budget))
         report.seconds = round(time.monotonic() - began, 3)
         _tell(
             out,
@@ -180,19 +183,22 @@ class Story:
 
 
 class Tour:
-    """The requests of the demo, told on `out`."""
+    """The requests of the demo, told by way of `progress`."""
 
-    def __init__(self, client: Client, models: list[ModelSpec], out: TextIO) -> None:
-        self._client = client
-        self._out = out
-        self._model = {task: _serving(models, task) for task in (Task.CHAT, Task.EMBEDDING)}
-        self._model[Task.RERANK] = _serving(models, Task.RERANK)
+    def __init__(self, url: str, models: list[ModelSpec], progress: Progress) -> None:
+        from modelyard.client import Client
+
+        self._client = Client(url)
+        self._progress = progress
+        self._model = {
+            task: _serving(models, task) for task in (Task.CHAT, Task.EMBEDDING, Task.RERANK)
+        }
         self._names = [spec.id for spec in models]
-        self._report = Report(url=client.url)
+        self._report = Report(url=url)
 
     def report(self, budget: int) -> Report:
         """Ask everything. Raises ModelyardError when an answer does not come."""
-        from modelyard.cli.progress import Listener, Progress
+        from modelyard.cli.progress import Listener
 
         report = self._report
         report.budget_mib = budget
@@ -200,13 +206,12 @@ class Tour:
             f"Modelyard serves {len(self._names)} models ({', '.join(self._names)}) at "
             f"{self._client.url},\nwith {memory(budget)} of memory: enough for two of them."
         )
-        with Progress(self._out) as progress:
-            story = Story(progress)
-            with Listener(self._client, story.hear):
-                report.chat = self._chat(story, "chat", QUESTION)
-                self._embed(story)
-                self._rerank(story)
-                report.chat_zh = self._chat(story, "chat_zh", CHINESE_QUESTION)
+        story = Story(self._progress)
+        with self._client, Listener(self._client.url, story.hear):
+            report.chat = self._chat(story, "chat", QUESTION)
+            self._embed(story)
+            self._rerank(story)
+            report.chat_zh = self._chat(story, "chat_zh", CHINESE_QUESTION)
         report.swaps = sum(len(step.stopped) for step in report.steps)
         return report
 
@@ -219,10 +224,9 @@ class Tour:
         for text in self._client.chat(model, messages, temperature=0, max_tokens=120):
             if not parts:
                 step = self._step(story, name, model, began)
-                self._out.write("   ")
+                self._progress.write("   ")
             parts.append(text)
-            self._out.write(clean(text))
-            self._out.flush()
+            self._progress.write(clean(text))
         if not "".join(parts).strip():
             raise NoAnswer(f"model {model!r} answered {question!r} with nothing")
         step.seconds = round(time.monotonic() - began, 3)
@@ -265,7 +269,28 @@ class Tour:
         return step
 
     def _say(self, text: str) -> None:
-        _tell(self._out, text)
+        self._progress.keep(text)
+
+
+def aside(work: Callable[[], T]) -> T:
+    """Do the work in a thread and wait for it, here.
+
+    A signal then interrupts nothing but the waiting: no lock stays locked, in httpx's pool least of
+    all, and whoever cleans up afterwards is not held up.
+    """
+    mail: queue.SimpleQueue[tuple[T, None] | tuple[None, BaseException]] = queue.SimpleQueue()
+
+    def do() -> None:
+        try:
+            mail.put((work(), None))
+        except BaseException as error:
+            mail.put((None, error))
+
+    threading.Thread(target=do, name="demo", daemon=True).start()
+    result, error = mail.get()
+    if error is not None:
+        raise error
+    return cast(T, result)
 
 
 def cosine(first: list[float], second: list[float]) -> float:

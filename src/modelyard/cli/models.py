@@ -14,9 +14,9 @@ from modelyard.cli.words import (
     NOTHING,
     ago,
     clean,
+    counted,
     doing,
     listed,
-    memory,
     shares,
     short_path,
     span,
@@ -38,7 +38,7 @@ PS_COLUMNS = (
     "IDLE",
     "LAST ACCESS",
 )
-LIST_COLUMNS = ("NAME", "TASKS", "ENGINE", "SIZE", "CONTEXT", "STATE", "SOURCE")
+LIST_COLUMNS = ("NAME", "TASKS", "ENGINE", "NEEDS", "CONTEXT", "STATE", "SOURCE")
 
 
 def ps(
@@ -228,7 +228,7 @@ def _list_row(view: ModelView) -> tuple[str, ...]:
         view.id,
         listed(view.tasks),
         view.engine,
-        memory(view.estimate_mib),
+        shares(view.needs_mib),
         str(view.context_length or NOTHING),
         view.state,
         short_path(view.source),
@@ -242,12 +242,12 @@ def _pairs(view: ModelView, log_path: str | None, now: float) -> list[tuple[str,
         ("Aliases", ", ".join(view.aliases)),
         ("State", doing(view)),
         ("Waits", view.waiting_for),
-        ("Failed", view.reason and f"{view.reason}\n{view.failures} failures in a row"),
+        ("Failed", view.reason and f"{view.reason}\n{counted(view.failures, 'failure')} in a row"),
         ("Tasks", listed(view.tasks)),
         ("Engine", view.engine),
         ("Source", short_path(view.source)),
         ("Context", view.context_length and f"{view.context_length} tokens"),
-        ("Estimate", view.estimate_mib and memory(view.estimate_mib)),
+        ("Needs", view.needs_mib and shares(view.needs_mib)),
         ("Profile", view.profile),
         ("Memory", view.memory_mib and shares(view.memory_mib)),
         ("Process", view.pid and f"{view.pid}, run {view.run}"),

@@ -25,6 +25,8 @@ from modelyard.core.views import Event, ModelView
 TICK_S = 0.2
 STEP_PERCENT = 25
 """How far a percentage moves between two plain lines."""
+CLOSE_PATIENCE_S = 2.0
+"""Longest wait for the thread that reads the news; it ends with the process in any case."""
 ERASE_LINE = "\r\x1b[2K"
 
 
@@ -58,7 +60,7 @@ class Progress:
             if self._ended.is_set() or text == self._text:
                 return
             if not self.live:
-                self._line(text)
+                print(clean(text), file=self._stream, flush=True)
             self._text = text
             if self.live and self._ticker is None:
                 self._ticker = threading.Thread(target=self._tick, name="progress", daemon=True)
@@ -66,10 +68,16 @@ class Progress:
 
     def keep(self, text: str) -> None:
         """A line that stays."""
+        self.write(clean(text) + "\n")
+
+    def write(self, text: str) -> None:
+        """Text that stays, without the end of a line. Nothing is written once it is over."""
         with self._lock:
-            self._erase()
-            self._line(text)
-            self._since = time.monotonic()
+            if not self._ended.is_set():
+                self._erase()
+                self._stream.write(text)
+                self._stream.flush()
+                self._since = time.monotonic()
 
     def close(self) -> None:
         """It is over. Closing it again does nothing."""
@@ -103,25 +111,24 @@ class Progress:
             self._stream.flush()
         self._text = ""
 
-    def _line(self, text: str) -> None:
-        print(clean(text), file=self._stream, flush=True)
-
 
 class Listener:
     """Hands the models' live news to `hear`, in a thread, until it is closed or the server ends.
 
-    `over` is called in the end, with the error if there was one.
+    `over` is called in the end, with the error if there was one. It has a client of its own, so
+    that nothing it waits for depends on what its owner was interrupted in.
     """
 
     def __init__(
         self,
-        client: Client,
+        url: str,
         hear: Callable[[Event], None],
         over: Callable[[ModelyardError | None], None] | None = None,
     ) -> None:
         self._hear = hear
         self._over = over
-        self._events = client.events(("models", "removed"))
+        self._client = Client(url)
+        self._events = self._client.events(("models", "removed"))
         self._thread = threading.Thread(target=self._read, name="news", daemon=True)
         self._thread.start()
 
@@ -138,7 +145,7 @@ class Listener:
 
     def close(self) -> None:
         self._events.close()
-        self._thread.join()
+        self._thread.join(CLOSE_PATIENCE_S)
 
     def _read(self) -> None:
         ended: ModelyardError | None = None
@@ -147,6 +154,8 @@ class Listener:
                 self._hear(event)
         except ModelyardError as error:
             ended = error
+        finally:
+            self._client.close()
         if self._over is not None:
             self._over(ended)
 

@@ -66,22 +66,23 @@ def run(
     if question is None and as_json:
         raise BadUsage("--json needs a PROMPT", hint='write `modelyard run MODEL "..." --json`')
     with Client(url) as client:
-        talk = Talk(client, _talking(client, model), system, temperature, max_tokens)
-        if question is None:
-            converse(talk)
-        elif as_json:
-            print_json(talk.ask_whole(question))
-        else:
-            talk.ask(question, _write)
-            print()
+        view, address = _talking(client, model), client.url
+    talk = Talk(address, view, system, temperature, max_tokens)
+    if question is None:
+        converse(talk)
+    elif as_json:
+        print_json(talk.ask_whole(question))
+    else:
+        talk.ask(question, _write)
+        print()
 
 
 class Talk:
-    """A conversation with one model."""
+    """A conversation with one model of the server at `url`."""
 
     def __init__(
         self,
-        client: Client,
+        url: str,
         view: ModelView,
         system: str | None = None,
         temperature: float | None = None,
@@ -93,7 +94,7 @@ class Talk:
                 hint="leave --system out",
             )
         self.model = view.id
-        self._client = client
+        self._url = url
         self._chats = "chat" in view.tasks
         self._start = [{"role": "system", "content": system}] if system else []
         self._messages = list(self._start)
@@ -105,14 +106,16 @@ class Talk:
 
     def ask(self, question: str, write: Callable[[str], None]) -> Answer:
         """Write the answer as it comes. Interrupted, the question counts as never asked."""
+        from modelyard.client import Client
+
         asked = {"role": "user", "content": question}
         parts = []
-        with while_loading(self._client, self.model) as loaded:
+        # A client for each question: one that was interrupted is not used again.
+        with Client(self._url) as client, while_loading(client, self.model) as loaded:
             if self._chats:
-                messages = [*self._messages, asked]
-                answer = self._client.chat(self.model, messages, **self._params)
+                answer = client.chat(self.model, [*self._messages, asked], **self._params)
             else:
-                answer = self._client.complete(self.model, question, **self._params)
+                answer = client.complete(self.model, question, **self._params)
             with closing(answer):
                 for text in answer:
                     loaded()
@@ -189,7 +192,7 @@ def while_loading(client: Client, model: str) -> Iterator[Callable[[], None]]:
             if view.state != "ready" and (view.state != "stopped" or view.waiting_for):
                 progress.show(describe(view))
 
-        listener = None if client.model(model).state == "ready" else Listener(client, hear)
+        listener = None if client.model(model).state == "ready" else Listener(client.url, hear)
         try:
             yield progress.close
         finally:

@@ -79,7 +79,7 @@ def _until(
 def _news(client: Client, model: str, deadline: float | None) -> Generator[ModelView, None, None]:
     """The model as it is, and after each change, until the deadline."""
     mail: queue.SimpleQueue[Event | ModelyardError | None] = queue.SimpleQueue()
-    with Listener(client, mail.put, mail.put):
+    with Listener(client.url, mail.put, mail.put):
         while True:
             left = None if deadline is None else deadline - time.monotonic()
             try:

@@ -62,7 +62,10 @@ class Client:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        self.close()
+        # An interrupt may have hit httpx's pool while it held its lock: closing could wait for it
+        # for ever, and the connections go with the client anyway.
+        if error is None or isinstance(error, Exception):
+            self.close()
 
     def close(self) -> None:
         self._http.close()

@@ -21,7 +21,8 @@ class ModelView:
     aliases: list[str] = field(default_factory=list)
     source: str | None = None
     context_length: int | None = None
-    estimate_mib: int | None = None
+    needs_mib: dict[str, int] = field(default_factory=dict)
+    """What it will claim on each device with the first profile whose devices are there."""
     pinned: bool = False
     preload: bool = False
     priority: int = 0
@@ -46,6 +47,7 @@ class ModelView:
     """Why the last run ended, if it failed."""
     failures: int = 0
     log_path: str | None = None
+    """File with the output of the present or last engine."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -126,8 +126,10 @@ class Loop:
 
     def view(self, slot: ModelState) -> ModelView:
         """What the admin API says of a model now."""
-        run = self.runs.get(slot.spec.id)
-        return view_model(slot, run, self.scheduler, self._loop.time(), time.time())
+        model = slot.spec.id
+        last = self._last_runs.get(model)
+        now = self._loop.time()
+        return view_model(slot, self.runs.get(model), last, self.scheduler, now, time.time())
 
     def view_log(self, model: str, lines: int) -> LogView:
         """The newest lines of a model's running or last engine."""

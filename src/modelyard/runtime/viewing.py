@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from modelyard.core import placement
 from modelyard.core.explain import why_waiting
 from modelyard.core.lifecycle import State
 from modelyard.core.scheduler import Scheduler
@@ -11,13 +12,21 @@ from modelyard.runtime.engine_run import EngineRun
 
 
 def view_model(
-    slot: ModelState, run: EngineRun | None, scheduler: Scheduler, now: float, wall: float
+    slot: ModelState,
+    run: EngineRun | None,
+    last: EngineRun | None,
+    scheduler: Scheduler,
+    now: float,
+    wall: float,
 ) -> ModelView:
-    """One model now. `now` is the scheduler's clock, `wall` the same moment since the epoch."""
+    """One model now, with its present run and its last one, which may be the same.
+
+    `now` is the scheduler's clock, `wall` the same moment since the epoch.
+    """
     spec, ready = slot.spec, slot.state is State.READY
-    was_used = slot.replica.run > 0
     why = why_waiting(scheduler.models, scheduler.devices, spec.id, now) if slot.wanted else None
     progress = run.progress if run is not None and slot.state is State.STARTING else None
+    found, _ = placement.candidates(spec, scheduler.devices)
     return ModelView(
         id=spec.id,
         state=slot.state.value,
@@ -26,7 +35,7 @@ def view_model(
         aliases=list(spec.aliases),
         source=spec.source,
         context_length=spec.context_length,
-        estimate_mib=spec.estimate_mib,
+        needs_mib=dict(found[0].claims_mib) if found else {},
         pinned=spec.pinned,
         preload=spec.preload,
         priority=spec.priority,
@@ -37,12 +46,12 @@ def view_model(
         in_flight=slot.in_flight,
         queued=len(slot.queue),
         idle_s=round(now - slot.last_used, 3) if slot.idle else None,
-        last_used_at=round(wall - (now - slot.last_used), 3) if was_used else None,
+        last_used_at=round(wall - (now - slot.last_used), 3) if last else None,
         ready_s=round(now - slot.ready_since, 3) if ready else None,
         phase=progress.phase if progress else None,
         percent=progress.percent if progress else None,
         waiting_for=why,
         reason=slot.replica.reason or None,
         failures=slot.replica.failures,
-        log_path=str(run.log.path) if run and run.log else None,
+        log_path=str(last.log.path) if last and last.log else None,
     )

@@ -31,7 +31,7 @@ class DecoderShape:
     norm_epsilon: float = 1e-6
 
 
-class DecoderBlock(nn.Module):  # type: ignore[misc]
+class DecoderBlock(nn.Module):
     """Attention and feed-forward, each added to the stream it reads."""
 
     def __init__(self, shape: DecoderShape) -> None:
@@ -84,7 +84,7 @@ def rotate(heads: Tensor, cosine: Tensor, sine: Tensor) -> Tensor:
     return torch.cat((first * cosine - second * sine, second * cosine + first * sine), dim=-1)
 
 
-class Decoder(nn.Module):  # type: ignore[misc]
+class Decoder(nn.Module):
     """Token ids in, next-token logits out."""
 
     def __init__(self, shape: DecoderShape) -> None:

@@ -33,7 +33,7 @@ class EncoderShape:
     norm_epsilon: float = 1e-12
 
 
-class EncoderBlock(nn.Module):  # type: ignore[misc]
+class EncoderBlock(nn.Module):
     """Attention and feed-forward; each sum is normalised."""
 
     def __init__(self, shape: EncoderShape) -> None:
@@ -76,7 +76,7 @@ def sinusoids(context: int, width: int) -> Tensor:
     return POSITION_STRENGTH * torch.cat((angle.sin(), angle.cos()), dim=1)
 
 
-class Encoder(nn.Module):  # type: ignore[misc]
+class Encoder(nn.Module):
     """Token ids and their padding mask in; token states, embeddings or rank scores out."""
 
     def __init__(self, shape: EncoderShape) -> None:

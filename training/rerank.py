@@ -40,6 +40,7 @@ from training.tokenizer import CLS, SEP, gguf_wordpiece_token, vocabulary_in_ord
 
 SEED = 13
 LAYERS = 3
+HEADS = 3
 STEPS = 1000
 QUICK_STEPS = 4
 QUERIES = 14
@@ -92,9 +93,9 @@ class RankingMaker:
     def ranking(self) -> Ranking:
         """One ranking of any kind."""
         chance = self.rng.random()
-        if chance < 0.14:
+        if chance < 0.1:
             return self._from_answers()
-        if chance < 0.28:
+        if chance < 0.2:
             return self._from_chat()
         return self._from_lexicon()
 
@@ -259,11 +260,16 @@ def position_directions(context: int, width: int) -> Tensor:
 
 
 def main_directions(vectors: Tensor, count: int) -> Tensor:
-    """The vectors along the directions in which they differ most, about one in size each."""
+    """The vectors along the directions in which they differ most, about one in size each.
+
+    They are turned at random, so that every attention head gets its share of each direction.
+    """
     centred = vectors - vectors.mean(0)
     _, _, directions = torch.linalg.svd(centred, full_matrices=False)
-    turned = centred @ directions[:count].T
-    return turned / turned.norm(dim=1).median() * count**0.5
+    turn, _ = torch.linalg.qr(torch.randn(count, count))
+    turned: Tensor = centred @ directions[:count].T @ turn
+    scaled: Tensor = turned / turned.norm(dim=1).median() * count**0.5
+    return scaled
 
 
 def start_from_words(network: Encoder, vectors: Tensor) -> None:
@@ -279,9 +285,9 @@ def start_from_words(network: Encoder, vectors: Tensor) -> None:
     with torch.no_grad():
         network.token_embd.weight.copy_(words)
         network.position_embd.weight.copy_(places)
-        for block in network.blk:
-            for projection in (block.attn_q, block.attn_k):
-                projection.weight.mul_(RANDOM_SHARE).add_(torch.eye(width))
+        for name, weight in network.named_parameters():
+            if name.endswith(("attn_q.weight", "attn_k.weight")):
+                weight.mul_(RANDOM_SHARE).add_(torch.eye(width))
 
 
 def train(folder: Path, *, quick: bool = False) -> None:
@@ -292,7 +298,7 @@ def train(folder: Path, *, quick: bool = False) -> None:
         vocab=tokenizer.get_vocab_size(),
         width=embed.WIDTH,
         layers=LAYERS,
-        heads=embed.HEADS,
+        heads=HEADS,
         ranks=True,
     )
     network = Encoder(shape)

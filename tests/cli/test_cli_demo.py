@@ -18,6 +18,7 @@ import pytest
 from modelyard.cli.demo import DOCUMENTS
 from modelyard.cli.demo_server import budget_mib, demo_models
 from modelyard.core.specs import ModelSpec, Task
+from modelyard.runtime.readiness import free_port
 
 DEMO = [sys.executable, "-m", "modelyard.cli", "demo"]
 PATIENCE_S = 20.0
@@ -104,7 +105,12 @@ def test_nothing_is_left_however_and_whenever_the_demo_ends(
     expected: int,
 ) -> None:
     with subprocess.Popen(
-        DEMO, env=demo_environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        # Not the default port: another demo on this machine may be about to take that.
+        [*DEMO, "--port", str(free_port())],
+        env=demo_environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
     ) as demo:
         assert demo.stdout is not None
         assert demo.stderr is not None

@@ -77,7 +77,7 @@ def test_the_server_of_this_user_is_found_by_its_state_file(alone: Run, tmp_path
         process.terminate()
 
     assert ran.json["server"]["url"] == json.loads(announced)["url"]
-    assert alone("info").code == 3
+    assert list(tmp_path.rglob("server.json")) == []
 
 
 def test_without_models_it_says_what_to_do(tmp_path: Path) -> None:

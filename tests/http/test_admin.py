@@ -58,6 +58,22 @@ async def test_a_model_is_started_stopped_and_restarted_by_a_person(serve: Serve
     assert (last["pid"], last["memory_mib"]) == (None, {})
 
 
+async def test_a_stop_while_starting_ends_the_start(serve: Serve) -> None:
+    async with serve(fake_model("m", "--hang")) as server, client(server) as http:
+        await http.post("/api/models/m/start")
+        starting = await model_in(http, "starting")
+        waiting = asyncio.create_task(http.post("/v1/chat/completions", json=CHAT))
+        async with asyncio.timeout(10):
+            while not server.yard.loop.waiting:
+                await asyncio.sleep(0.01)
+        await http.post("/api/models/m/stop")
+        await model_in(http, "stopped")
+        answer = await waiting
+
+    assert starting["run"] == 1
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "model_stopped")
+
+
 async def test_a_model_with_a_slash_in_its_id_can_be_named(serve: Serve) -> None:
     async with serve(fake_model("org/m")) as server, client(server) as http:
         await http.post("/api/models/org/m/start")

@@ -334,6 +334,16 @@ async def test_a_silent_engine_times_out(serve: Serve) -> None:
 # ----------------------------------------------------------------------------------------- waiting
 
 
+async def test_many_first_requests_start_a_cold_model_once(serve: Serve) -> None:
+    async with serve(fake_model("m", "--load", "300ms")) as server, client(server) as http:
+        answers = await asyncio.gather(
+            *(http.post("/v1/chat/completions", json=CHAT) for _ in range(20))
+        )
+
+        assert [answer.status_code for answer in answers] == [200] * 20
+        assert server.yard.loop.loads == 1
+
+
 async def test_a_stream_that_waits_gets_heartbeats_after_a_delay(serve: Serve) -> None:
     settings = {"heartbeat_after_s": 0.2, "heartbeat_every_s": 0.2}
     async with (

@@ -129,13 +129,19 @@ class Terminal:
     def type(self, text: str) -> None:
         os.write(self._descriptor, text.encode())
 
-    def until(self, expected: str) -> str:
-        """Everything shown up to `expected`, and forget it."""
+    def until(self, expected: str, *, insisting: str = "") -> str:
+        """Everything shown up to `expected`, and forget it.
+
+        `insisting` is typed again every second: what is typed in the very moment in which readline
+        takes over the terminal gets lost.
+        """
         deadline = time.monotonic() + PATIENCE_S
         while expected not in self._seen:
-            ready = select.select([self._descriptor], [], [], max(0.0, deadline - time.monotonic()))
-            assert ready[0], f"{expected!r} did not come; there was {self._seen!r}"
-            self._seen += os.read(self._descriptor, 65536).decode()
+            if select.select([self._descriptor], [], [], 1.0)[0]:
+                self._seen += os.read(self._descriptor, 65536).decode()
+            else:
+                assert time.monotonic() < deadline, f"no {expected!r}, only {self._seen!r}"
+                self.type(insisting)
         shown, _, self._seen = self._seen.partition(expected)
         return re.sub(r"\x1b\[[0-9?]*[A-Za-z]|\r", "", shown)
 
@@ -215,7 +221,7 @@ def test_ctrl_c_stops_the_answer_and_nothing_more(cli: Run, server: ServerProces
         terminal.type("\x03")
         stopped = terminal.until(">>> ")
         terminal.type("\x03")
-        reminded = terminal.until(">>> ")
+        reminded = terminal.until(">>> ", insisting="\x03")
         terminal.type("/bye\n")
         code = ended(terminal, pid)
 

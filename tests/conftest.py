@@ -11,7 +11,8 @@ from pathlib import Path
 import psutil
 import pytest
 
-from modelyard.config import Config, Devices, Scheduling
+from modelyard.config import Config, Devices
+from modelyard.core.policy import Policy
 from modelyard.core.specs import ModelSpec
 from modelyard.testing.server import Running, running
 
@@ -33,7 +34,7 @@ def serve(tmp_path: Path) -> Serve:
             models=models,
             models_dirs=dirs,
             devices=Devices(budget_mib={"cpu": mib}),
-            scheduling=Scheduling(fair_after_s=fair_after_s),
+            scheduling=Policy(fair_after_s=fair_after_s),
         )
         return running(config, tmp_path / "state", **settings)
 

@@ -27,7 +27,6 @@ from modelyard import engines
 from modelyard.config import Config
 from modelyard.config.tree import show
 from modelyard.core.errors import ConfigError, LaunchError
-from modelyard.core.scheduler import Policy
 from modelyard.core.specs import HOST_DEVICE
 from modelyard.devices.cpu import CpuProbe
 from modelyard.engines.base import Engine
@@ -123,7 +122,7 @@ async def build(config: Config, url: str) -> AsyncIterator[Yard]:
         reserve_mib=config.devices.reserve_mib,
         budget_mib=config.devices.budget_mib.get(HOST_DEVICE),
     )
-    loop = Loop(_policy(config), probe.devices(), build_engines(config), launcher, broadcast)
+    loop = Loop(config.scheduling, probe.devices(), build_engines(config), launcher, broadcast)
     loop.models_changed(await asyncio.to_thread(inventory.read))
     for problem in inventory.problems:
         log.warning("%s", problem)
@@ -211,17 +210,6 @@ class _Server(uvicorn.Server):
         log.info("shutting down: waiting for %d requests", len(self._yard.gateway.active))
         await self._yard.loop.close(self._settings.shutdown_timeout_s)
         await super().shutdown(sockets)
-
-
-def _policy(config: Config) -> Policy:
-    wanted = config.scheduling
-    return Policy(
-        fair_after_s=wanted.fair_after_s,
-        max_start_attempts=wanted.max_start_attempts,
-        backoff_s=wanted.backoff_s,
-        backoff_max_s=wanted.backoff_max_s,
-        failed_cooldown_s=wanted.failed_cooldown_s,
-    )
 
 
 def _url(host: str, port: int) -> str:

@@ -39,7 +39,8 @@ from modelyard.core.events import (
     TimerDue,
 )
 from modelyard.core.lifecycle import EngineExited, EngineReady, State
-from modelyard.core.scheduler import Policy, Scheduler
+from modelyard.core.policy import Policy
+from modelyard.core.scheduler import Scheduler
 from modelyard.core.specs import Device, Limits, ModelSpec, Profile, Task
 
 
@@ -624,6 +625,18 @@ def test_a_removed_model_is_drained_and_forgotten() -> None:
     world.exits("a")
 
     assert world.scheduler.models == {}
+
+
+def test_a_failed_model_that_is_defined_anew_is_tried_again_at_once() -> None:
+    broken = model("a", source="/wrong.gguf")
+    world = World(broken)
+    world.ask("a")
+    world.exits("a", "no such file", permanent=True)
+
+    world.tell(ModelsChanged((dataclasses.replace(broken, source="/right.gguf"),)))
+    world.ask("a")
+
+    assert world.live == {"a": 2}
 
 
 def test_only_a_model_that_runs_differently_is_stopped() -> None:

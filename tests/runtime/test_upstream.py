@@ -159,6 +159,7 @@ async def test_a_connection_the_engine_wants_to_close_is_not_pooled() -> None:
         (OK + b"transfer-encoding: chunked\r\n\r\n3\r\nabc\r\n", EngineDied),
         (b"", EngineDied),
         (b"SSH-2.0-OpenSSH_9\r\n", BadEngineAnswer),
+        (b"HTTP/1.1 999 Odd\r\ncontent-length: 0\r\n\r\n", BadEngineAnswer),
         (OK + b"transfer-encoding: chunked\r\n\r\nzz\r\n", BadEngineAnswer),
         (OK + b"".join(b"x-%d: y\r\n" % n for n in range(200)) + b"\r\n", BadEngineAnswer),
         (OK + b"x: " + b"y" * 100_000 + b"\r\n\r\n", BadEngineAnswer),

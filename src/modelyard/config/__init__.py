@@ -14,7 +14,6 @@ from modelyard.config.values import (
     Config,
     Devices,
     Engines,
-    Scheduling,
     Server,
     default_state_dir,
 )
@@ -24,7 +23,6 @@ __all__ = [
     "Config",
     "Devices",
     "Engines",
-    "Scheduling",
     "Server",
     "default_path",
     "default_state_dir",

@@ -17,8 +17,9 @@ from modelyard.config.kinds import ONE_DEVICE
 from modelyard.config.rules import devices_of
 from modelyard.config.schema import File, LimitsSection, ModelSection, ProfileSection
 from modelyard.config.tree import Node, Problem, locate
-from modelyard.config.values import Config, Devices, Engines, KeyPath, Scheduling, Server
+from modelyard.config.values import Config, Devices, Engines, KeyPath, Server
 from modelyard.config.wording import shorten
+from modelyard.core.policy import Policy
 from modelyard.core.specs import Limits, ModelSpec, Need, Profile
 
 
@@ -49,7 +50,7 @@ def build(file: File, root: Node, path: Path | None, written: Mapping[KeyPath, s
             reserve_mib=file.devices.reserve_mib,
             budget_mib=MappingProxyType(file.devices.budget_mib),
         ),
-        scheduling=Scheduling(**dict(file.scheduling)),
+        scheduling=Policy(**dict(file.scheduling)),
         engines=Engines(llama_server=llama_server),
         models=tuple(
             _model(model_id, model, file.defaults, paths) for model_id, model in file.models.items()

@@ -47,13 +47,13 @@ from modelyard.config.values import (
     Devices,
     Engines,
     KeyPath,
-    Scheduling,
     Server,
     default_state_dir,
 )
+from modelyard.core.policy import Policy
 from modelyard.core.specs import Limits
 
-_SERVER, _DEVICES, _SCHEDULING = Server(state_dir=Path()), Devices(), Scheduling()
+_SERVER, _DEVICES, _SCHEDULING = Server(state_dir=Path()), Devices(), Policy()
 _ENGINES, _LIMITS = Engines(), Limits()
 
 Names = Annotated[list[Name], listed(",")]

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from modelyard.core.policy import Policy
 from modelyard.core.specs import Limits, ModelSpec
 
 ENGINE_NAMES = ("llamacpp", "command")
@@ -64,21 +65,6 @@ class Devices:
 
 
 @dataclass(frozen=True, slots=True)
-class Scheduling:
-    """When waiting requests take memory from others, and how failed starts are repeated."""
-
-    fair_after_s: float = 20.0
-    """A request that has waited this long may make a model in use leave, by a drain."""
-    max_start_attempts: int = 3
-    """Starts of one model in a row that may fail before it counts as failed."""
-    backoff_s: float = 0.5
-    """Pause after the first failed start; it doubles with each further one."""
-    backoff_max_s: float = 60.0
-    failed_cooldown_s: float = 300.0
-    """Time until a failed model may be tried again by a request."""
-
-
-@dataclass(frozen=True, slots=True)
 class Engines:
     """Where engines' programs lie."""
 
@@ -94,7 +80,7 @@ class Config:
     server: Server = field(default_factory=Server)
     models_dirs: tuple[Path, ...] = ()
     devices: Devices = field(default_factory=Devices)
-    scheduling: Scheduling = field(default_factory=Scheduling)
+    scheduling: Policy = field(default_factory=Policy)
     engines: Engines = field(default_factory=Engines)
     models: tuple[ModelSpec, ...] = ()
     limits: Limits = field(default_factory=Limits)

@@ -16,16 +16,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
 
-from modelyard.core import eviction, placement
+from modelyard.core import admission, eviction, placement
 from modelyard.core.errors import (
     EngineStartFailed,
     ModelNotFound,
     ModelStopped,
-    ModelTooLarge,
     ModelyardError,
-    NoDevice,
     QueueFull,
     WaitTimeout,
 )
@@ -64,23 +61,9 @@ from modelyard.core.lifecycle import (
     State,
     StopAsked,
 )
+from modelyard.core.policy import Policy
 from modelyard.core.specs import Device, ModelSpec
 from modelyard.core.state import ModelState
-
-
-@dataclass(frozen=True, slots=True)
-class Policy:
-    """The scheduler's parameters."""
-
-    fair_after_s: float = 20.0
-    """A model that waited this long may drain models in use, if those have run as long."""
-    max_start_attempts: int = 3
-    """Failures in a row after which a model is given up."""
-    backoff_s: float = 0.5
-    """Pause after the first failed start; each further one doubles it."""
-    backoff_max_s: float = 60.0
-    failed_cooldown_s: float = 300.0
-    """A model given up is tried again when asked for after this long."""
 
 
 class Scheduler:
@@ -149,30 +132,6 @@ class Scheduler:
             actions.append(self._stop_action(slot, 0.0))
         return [*actions, Changed(model)]
 
-    # --------------------------------------------------------------------------------- explanation
-
-    def check_admissible(self, model: str) -> None:
-        """Raise ModelTooLarge or NoDevice if the model cannot run whatever else is stopped."""
-        slot = self.models[model]
-        found, passed_over = placement.candidates(slot.spec, self.devices)
-        if not found:
-            raise NoDevice(f"model {model!r} cannot be placed: {'; '.join(passed_over)}")
-        pinned = [other for other in self._holders(slot) if other.spec.pinned]
-        left = placement.free(self.devices, [other.held_mib for other in pinned])
-        if any(placement.fits(candidate.claims_mib, left) for candidate in found):
-            return
-        lacking = "; ".join(
-            f"profile {candidate.profile!r} needs {short.needed_mib} MiB on {short.device}, which "
-            f"can give {short.free_mib} MiB"
-            for candidate in found
-            for short in placement.shortages(candidate.claims_mib, left)
-        )
-        beside = f" beside pinned {', '.join(o.spec.id for o in pinned)}" if pinned else ""
-        raise ModelTooLarge(
-            f"model {model!r} can never fit{beside}: {lacking}",
-            hint="raise devices.budget, lower the model's context, or declare its real memory",
-        )
-
     # ------------------------------------------------------------------------------------ handlers
 
     def _take(self, event: SchedulerEvent, now: float) -> Iterable[SchedulerAction]:
@@ -219,7 +178,7 @@ class Scheduler:
             yield from self._revive(slot)
         try:
             if slot.state not in HOLDING:
-                self.check_admissible(slot.spec.id)
+                admission.check(self.models, self.devices, slot.spec.id)
             if len(slot.queue) >= slot.spec.limits.max_queue:
                 raise QueueFull(slot.spec.id, len(slot.queue))
         except ModelyardError as error:
@@ -314,6 +273,7 @@ class Scheduler:
             known.removed = False
             if _runs_differently(known.spec, spec):
                 # A restart would keep the old placement, which may be of a profile that is gone.
+                known.replica.forgive()
                 yield from self._stop(known, "its definition changed", spec.limits.drain_timeout_s)
             if known.spec != spec:
                 known.spec = spec
@@ -461,8 +421,8 @@ class Scheduler:
             return slot.retry_at <= now
         return slot.state is State.STOPPED
 
-    def _holders(self, apart_from: ModelState | None = None) -> list[ModelState]:
-        return [s for s in self.models.values() if s.placement is not None and s is not apart_from]
+    def _holders(self) -> list[ModelState]:
+        return [slot for slot in self.models.values() if slot.placement is not None]
 
     def _idle_until(self, slot: ModelState) -> float:
         idle_stop_s = slot.spec.limits.idle_stop_s

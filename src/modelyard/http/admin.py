@@ -21,6 +21,7 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from modelyard import __version__
+from modelyard.core import admission
 from modelyard.core.errors import InvalidRequest, ModelyardError
 from modelyard.core.events import RestartWanted, StartWanted, StopWanted
 from modelyard.core.specs import ModelSpec
@@ -178,7 +179,7 @@ def _models(yard: Loop) -> APIRouter:
     async def start(model: str) -> ModelView:
         """Have the model running. Answers at once; `/api/events` tells how it goes."""
         spec = yard.names.resolve(model)
-        yard.scheduler.check_admissible(spec.id)
+        admission.check(yard.scheduler.models, yard.scheduler.devices, spec.id)
         yard.post(StartWanted(spec.id))
         return view(model)
 

@@ -179,6 +179,8 @@ class Exchange:
         if self._phase is not Phase.WAITING and self._spec is not None:
             bound_s = self._spec.limits.response_timeout_s
             if silent_s > bound_s and not self._protocol.flow.write_paused:
+                if self._lease is not None:
+                    self._lease.upstream.broken()
                 self._fail(EngineTimeout(self._spec.id, bound_s))
 
     def _look_at_headers(self, headers: Headers) -> list[bytes]:

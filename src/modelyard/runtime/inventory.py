@@ -9,8 +9,9 @@ Laws of this file:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import replace
 
 from modelyard.catalog.checkpoint import HeaderCache
@@ -21,6 +22,9 @@ from modelyard.config import Config
 from modelyard.core.specs import ModelSpec, Task
 
 log = logging.getLogger("modelyard")
+
+LOOK_S = 30.0
+"""How often folders are read anew where changes cannot be watched."""
 
 UNREADABLE_SERVES = frozenset({Task.CHAT, Task.COMPLETION})
 """Tasks assumed of a declared model whose file cannot be read and which declares none."""
@@ -50,13 +54,24 @@ class Inventory:
         """Tell `changed` about the models whenever a folder has changed, until `close`."""
         if not self._config.models_dirs:
             return
-        before: list[str] = list(self.problems)
-        async for _ in changes(self._config.models_dirs, stop=self._stop):
+        known = set(self.problems)
+        async for _ in self._changes():
             changed(await asyncio.to_thread(self.read))
-            for problem in self.problems:
-                if problem not in before:
-                    log.warning("%s", problem)
-            before = list(self.problems)
+            for problem in sorted(set(self.problems) - known):
+                log.warning("%s", problem)
+            known = set(self.problems)
+
+    async def _changes(self) -> AsyncIterator[None]:
+        """News of the folders; where the system cannot watch any more, a look now and then."""
+        try:
+            async for _ in changes(self._config.models_dirs, stop=self._stop):
+                yield
+        except OSError as error:
+            log.warning("cannot watch the models folders (%s); looking every %g s", error, LOOK_S)
+        while not self._stop.is_set():
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._stop.wait(), LOOK_S)
+            yield
 
     def close(self) -> None:
         self._stop.set()

@@ -40,7 +40,8 @@ from modelyard.core.events import (
 )
 from modelyard.core.lifecycle import EngineExited, EngineReady, InvalidTransition
 from modelyard.core.names import Names
-from modelyard.core.scheduler import Policy, Scheduler
+from modelyard.core.policy import Policy
+from modelyard.core.scheduler import Scheduler
 from modelyard.core.specs import Device, Endpoint, ModelSpec
 from modelyard.core.state import ModelState
 from modelyard.core.views import DeviceView, Event, LineView, LogView, ModelView

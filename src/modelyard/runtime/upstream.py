@@ -231,6 +231,8 @@ class Connection(asyncio.Protocol):
         status = self._parser.get_status_code()
         if status < 200:  # an interim answer; the real one follows
             return
+        if status > 599:
+            raise ValueError(f"there is no status {status}")
         length = None
         chunked = False
         for name, value in self._headers:

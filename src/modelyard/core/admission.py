@@ -1,0 +1,38 @@
+"""Whether a model can run at all, whatever else is stopped.
+
+Laws of this file:
+- What can never run is refused at once, with the numbers; what only has to wait is not.
+- Pinned models that run count as memory that will never be free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from modelyard.core import placement
+from modelyard.core.errors import ModelTooLarge, NoDevice
+from modelyard.core.specs import Device
+from modelyard.core.state import ModelState
+
+
+def check(models: Mapping[str, ModelState], devices: Sequence[Device], model: str) -> None:
+    """Raise NoDevice or ModelTooLarge if no profile of the model can ever be placed."""
+    slot = models[model]
+    found, passed_over = placement.candidates(slot.spec, devices)
+    if not found:
+        raise NoDevice(f"model {model!r} cannot be placed: {'; '.join(passed_over)}")
+    pinned = [s for s in models.values() if s.spec.pinned and s.placement and s is not slot]
+    left = placement.free(devices, [other.held_mib for other in pinned])
+    if any(placement.fits(candidate.claims_mib, left) for candidate in found):
+        return
+    lacking = "; ".join(
+        f"profile {candidate.profile!r} needs {short.needed_mib} MiB on {short.device}, which can "
+        f"give {short.free_mib} MiB"
+        for candidate in found
+        for short in placement.shortages(candidate.claims_mib, left)
+    )
+    beside = f" beside pinned {', '.join(other.spec.id for other in pinned)}" if pinned else ""
+    raise ModelTooLarge(
+        f"model {model!r} can never fit{beside}: {lacking}",
+        hint="raise devices.budget, lower the model's context, or declare its real memory",
+    )

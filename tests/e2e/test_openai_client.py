@@ -75,6 +75,17 @@ async def test_a_streamed_chat_says_the_same_as_a_whole_one(client: openai.Async
     assert whole.choices[0].message.content == "".join(parts)
 
 
+async def test_the_synchronous_client_works_as_well(server: Running) -> None:
+    def ask() -> str:
+        with openai.OpenAI(base_url=f"{server.url}/v1", api_key="any") as client:
+            stream = client.chat.completions.create(
+                model="yard-chat", messages=user("What is 2 + 3?"), temperature=0, stream=True
+            )
+            return "".join(chunk.choices[0].delta.content or "" for chunk in stream)
+
+    assert await asyncio.to_thread(ask) == "2 + 3 = 5."
+
+
 async def test_a_chinese_question_gets_a_chinese_answer(client: openai.AsyncOpenAI) -> None:
     answer = await client.chat.completions.create(
         model="yard-chat", messages=user("你好"), temperature=0

@@ -38,13 +38,19 @@ class Device:
     """Something with memory that can be full: a GPU, or the host (`cpu`).
 
     `capacity_mib` is what replicas may hold together: the budget where one is set, otherwise the
-    total less the reserve.
+    total less the reserve and what strangers use.
     """
 
     id: str
+    """Stable and unique: a GPU's UUID where it has one, `cpu` for the host."""
     name: str
+    """What the driver calls it. Users name devices by words of it."""
     total_mib: int
     capacity_mib: int
+    kind: str = "cpu"
+    """`nvidia`, `amd`, `intel`, `apple` or `cpu`: which probe found it."""
+    index: int = 0
+    """Its place among the devices of its kind, in the order of their PCI addresses."""
 
 
 @dataclass(frozen=True, slots=True)

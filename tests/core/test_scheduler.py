@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import random
+from collections.abc import Sequence
 
 import pytest
 
@@ -20,6 +21,7 @@ from modelyard.core.errors import (
 )
 from modelyard.core.events import (
     Changed,
+    DevicesChanged,
     EngineCleared,
     EngineNews,
     EngineSuspected,
@@ -52,9 +54,14 @@ def model(name: str, mib: int = 100, **kwargs: object) -> ModelSpec:
 class World:
     """A scheduler with a clock, engines that obey, and a record of what was asked of them."""
 
-    def __init__(self, *specs: ModelSpec, mib: int = 200, policy: Policy | None = None) -> None:
-        device = Device("cpu", "cpu", mib, mib)
-        self.scheduler = Scheduler(policy or Policy(), [device])
+    def __init__(
+        self,
+        *specs: ModelSpec,
+        mib: int = 200,
+        policy: Policy | None = None,
+        devices: Sequence[Device] = (),
+    ) -> None:
+        self.scheduler = Scheduler(policy or Policy(), devices or [Device("cpu", "cpu", mib, mib)])
         self.now = 1000.0
         self.granted: list[int] = []
         self.refused: dict[int, ModelyardError] = {}
@@ -124,8 +131,10 @@ class World:
 
     def check(self) -> None:
         """What must hold at any moment."""
-        held = sum(sum(s.held_mib.values()) for s in self.scheduler.models.values())
-        assert held <= self.scheduler.devices[0].capacity_mib, "overcommitted"
+        slots = self.scheduler.models.values()
+        for device in self.scheduler.devices:
+            held = sum(slot.held_mib.get(device.id, 0) for slot in slots)
+            assert held <= device.most_mib, f"overcommitted {device.id}"
         for name in self.live:
             slot = self.scheduler.models[name]
             assert slot.placement is not None, f"{name} lives without a claim"
@@ -362,6 +371,123 @@ def test_a_higher_priority_goes_first() -> None:
     world.exits("a")
 
     assert world.live == {"c": 1}
+
+
+# ----------------------------------------------------------------------------------------- devices
+
+
+def card(number: int, mib: int = 200, **kwargs: object) -> Device:
+    device = Device(f"GPU-{number}", "NVIDIA GeForce RTX 3090", mib, mib, "nvidia", number)
+    return dataclasses.replace(device, **kwargs)  # type: ignore[arg-type]
+
+
+def on(*devices: str, mib: int = 100, name: str = "only") -> tuple[Profile, ...]:
+    return (Profile(name, devices, dict.fromkeys(devices, mib)),)
+
+
+def held(world: World, name: str) -> dict[str, int]:
+    return dict(world.scheduler.models[name].held_mib)
+
+
+def test_two_models_land_on_different_identical_cards() -> None:
+    profiles = on("rtx 3090", mib=80)
+    world = World(
+        model("a", profiles=profiles), model("b", profiles=profiles), devices=[card(0), card(1)]
+    )
+
+    world.ask("a")
+    world.ask("b")
+
+    assert sorted(list(held(world, name)) for name in "ab") == [["GPU-0"], ["GPU-1"]]
+
+
+def test_a_profile_over_two_identical_cards_gets_both() -> None:
+    world = World(model("a", profiles=on("rtx 3090", "rtx 3090")), devices=[card(0), card(1)])
+
+    world.ask("a")
+
+    assert held(world, "a") == {"GPU-0": 100, "GPU-1": 100}
+
+
+def test_two_cards_are_not_one_card_twice() -> None:
+    world = World(model("a", profiles=on("rtx 3090", "rtx 3090")), devices=[card(0)])
+
+    ticket = world.ask("a")
+
+    assert "needs 2 different devices; present: rtx 3090" in str(world.refused[ticket])
+
+
+def test_an_earlier_profile_is_preferred_even_if_idle_models_must_leave_for_it() -> None:
+    profiles = (*on("rtx 3090", mib=150, name="gpu"), *on("cpu", mib=150, name="host"))
+    world = World(
+        model("a", profiles=on("rtx 3090", mib=150)),
+        model("b", profiles=profiles),
+        devices=[card(0), Device("cpu", "cpu", 500, 500)],
+    )
+    world.finish(world.up("a"))
+
+    world.ask("b")
+    assert list(world.stopping) == ["a"]
+    world.exits("a")
+
+    assert held(world, "b") == {"GPU-0": 150}
+
+
+def test_a_later_profile_is_taken_while_the_earlier_one_is_in_use_and_the_reason_is_kept() -> None:
+    profiles = (*on("rtx 3090", mib=150, name="gpu"), *on("cpu", mib=150, name="host"))
+    world = World(
+        model("a", profiles=on("rtx 3090", mib=150)),
+        model("b", profiles=profiles),
+        devices=[card(0), Device("cpu", "cpu", 500, 500)],
+    )
+    world.up("a")
+
+    world.ask("b")
+
+    assert held(world, "b") == {"cpu": 150}
+    assert world.scheduler.models["b"].passed_over == [
+        "profile 'gpu': GPU-0 has 50 MiB free of the 150 MiB needed"
+    ]
+
+
+def test_a_vanished_card_ends_its_replica_and_the_model_moves() -> None:
+    profiles = (*on("rtx 3090", name="gpu"), *on("cpu", name="host"))
+    host = Device("cpu", "cpu", 500, 500)
+    world = World(model("a", profiles=profiles), devices=[card(0), host])
+    world.up("a")
+
+    world.tell(DevicesChanged((host,)))
+    assert world.stopping == {"a": 0.0}
+    waiting = world.ask("a")
+    world.exits("a")
+    world.ready("a")
+
+    assert waiting in world.granted
+    assert held(world, "a") == {"cpu": 100}
+
+
+def test_who_waits_for_a_card_that_vanished_is_told() -> None:
+    world = World(model("a", profiles=on("rtx 3090")), devices=[card(0)])
+    world.up("a")
+    world.tell(StopWanted("a"))
+    waiting = world.ask("a")
+
+    world.tell(DevicesChanged((Device("cpu", "cpu", 500, 500),)))
+
+    assert isinstance(world.refused[waiting], NoDevice)
+
+
+def test_a_strangers_memory_is_waited_for_and_not_taken_for_never() -> None:
+    world = World(model("a", 150))
+    used = Device("cpu", "cpu", 200, 80, strangers_mib=120, ceiling_mib=200)
+    world.tell(DevicesChanged((used,)))
+
+    ticket = world.ask("a")
+    assert ticket not in world.refused
+    assert world.live == {}
+    world.tell(DevicesChanged((Device("cpu", "cpu", 200, 200, ceiling_mib=200),)))
+
+    assert world.live == {"a": 1}
 
 
 # ------------------------------------------------------------------------------------------ ending

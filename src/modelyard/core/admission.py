@@ -2,7 +2,8 @@
 
 Laws of this file:
 - What can never run is refused at once, with the numbers; what only has to wait is not.
-- Pinned models that run count as memory that will never be free.
+- Pinned models that run count as memory that will never be free; what strangers use does not,
+  because they may leave.
 """
 
 from __future__ import annotations
@@ -22,7 +23,9 @@ def check(models: Mapping[str, ModelState], devices: Sequence[Device], model: st
     if not found:
         raise NoDevice(f"model {model!r} cannot be placed: {'; '.join(passed_over)}")
     pinned = [s for s in models.values() if s.spec.pinned and s.placement and s is not slot]
-    left = placement.free(devices, [other.held_mib for other in pinned])
+    left = {device.id: device.most_mib for device in devices}
+    for other in pinned:
+        placement.take(left, other.held_mib)
     if any(placement.fits(candidate.claims_mib, left) for candidate in found):
         return
     lacking = "; ".join(

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from modelyard.core.errors import ModelyardError
 from modelyard.core.lifecycle import EngineEvent
-from modelyard.core.specs import ModelSpec, Placement
+from modelyard.core.specs import Device, ModelSpec, Placement
 
 # ------------------------------------------------------------------------------------------ events
 
@@ -80,6 +80,13 @@ class ModelsChanged:
 
 
 @dataclass(frozen=True, slots=True)
+class DevicesChanged:
+    """The devices there are now, and what replicas may hold on each."""
+
+    devices: tuple[Device, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class TimerDue:
     """The moment that `next_timer` named has come."""
 
@@ -99,6 +106,7 @@ SchedulerEvent = (
     | EngineSuspected
     | EngineCleared
     | ModelsChanged
+    | DevicesChanged
     | TimerDue
     | ShutdownAsked
 )

@@ -54,4 +54,10 @@ def _who_holds_the_memory(
         f"{', pinned' if other.spec.pinned else ''})"
         for other in others
     )
-    return f"{'; '.join(lacking or passed_over)}; held by {holders or 'nobody'}"
+    strangers = ", ".join(
+        f"{device.strangers_mib} MiB of {device.name} by other programs"
+        for device in devices
+        if device.strangers_mib and device.capacity_mib < device.most_mib
+    )
+    held = "; ".join(part for part in (holders, strangers) if part)
+    return f"{'; '.join(lacking or passed_over)}; held by {held or 'nobody'}"

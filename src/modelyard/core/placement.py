@@ -12,8 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice, product
 
+from modelyard.core.devices import matching, short_name
 from modelyard.core.specs import Device, ModelSpec, Need, Placement, Profile
+
+MAX_CHOICES = 256
+"""Choices of devices looked at for one profile; eight cards in pairs make 56."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,23 +34,48 @@ class Shortage:
 
 
 def candidates(spec: ModelSpec, devices: Sequence[Device]) -> tuple[list[Placement], list[str]]:
-    """Every profile whose devices are all present, as a placement, in order of preference.
+    """Every way to run the model on the devices there are, profiles in order of preference.
 
-    The second list says for each other profile what it lacks.
+    A profile whose names mean several devices gives a placement for each choice. The second list
+    says for every profile that gives none what it lacks.
     """
     placements: list[Placement] = []
     passed_over: list[str] = []
     for profile in spec.profiles:
-        found = [_match(name, devices) for name in profile.devices]
-        missing = [name for name, device in zip(profile.devices, found, strict=True) if not device]
-        if missing:
-            present = ", ".join(device.name for device in devices) or "none"
-            lacking = ", ".join(missing)
-            passed_over.append(f"profile {profile.name!r} needs {lacking}; present: {present}")
-            continue
-        claims = _claims(spec, profile, [device for device in found if device])
-        placements.append(Placement(profile.name, claims))
+        meant = [matching(name, devices) for name in profile.devices]
+        choices = [c for c in product(*meant) if len({d.id for d in c}) == len(c)]
+        if not choices:
+            passed_over.append(_lacks(profile, meant, devices))
+        different = {
+            tuple(sorted(claims.items())): Placement(profile.name, claims)
+            for claims in (_claims(spec, profile, c) for c in islice(choices, MAX_CHOICES))
+        }
+        placements += different.values()
     return placements, passed_over
+
+
+def by_profile(found: Sequence[Placement]) -> list[list[Placement]]:
+    """The placements of each profile together, in order of preference."""
+    return [list(group) for _, group in groupby(found, key=lambda choice: choice.profile)]
+
+
+def roomiest(choices: Sequence[Placement], *lefts: Mapping[str, int]) -> Placement | None:
+    """The choice that fits everywhere and leaves most room, or None.
+
+    So models spread over identical cards and can compute at the same time.
+    """
+    fitting = [choice for choice in choices if all(fits(choice.claims_mib, at) for at in lefts)]
+    return max(fitting, key=lambda c: min(_room_after(c, lefts[0]), default=0), default=None)
+
+
+def shortage(choices: Sequence[Placement], left: Mapping[str, int]) -> str:
+    """What a profile lacks on each choice of its devices."""
+    lacking = {str(short) for choice in choices for short in shortages(choice.claims_mib, left)}
+    return f"profile {choices[0].profile!r}: {'; '.join(sorted(lacking))}"
+
+
+def _room_after(chosen: Placement, left: Mapping[str, int]) -> list[int]:
+    return [left[device] - mib for device, mib in chosen.claims_mib.items()]
 
 
 def free(devices: Iterable[Device], held: Iterable[Need]) -> dict[str, int]:
@@ -82,15 +112,17 @@ def fits(need: Need, left: Mapping[str, int]) -> bool:
     return all(mib <= left.get(device, 0) for device, mib in need.items())
 
 
-def _match(name: str, devices: Sequence[Device]) -> Device | None:
-    wanted = name.casefold()
-    return next((d for d in devices if wanted in (d.id.casefold(), d.name.casefold())), None)
+def _lacks(profile: Profile, meant: Sequence[Sequence[Device]], devices: Sequence[Device]) -> str:
+    present = ", ".join(short_name(device.name) for device in devices) or "none"
+    missing = [name for name, found in zip(profile.devices, meant, strict=True) if not found]
+    wanted = ", ".join(missing) if missing else f"{len(profile.devices)} different devices"
+    return f"profile {profile.name!r} needs {wanted}; present: {present}"
 
 
-def _claims(spec: ModelSpec, profile: Profile, found: Sequence[Device]) -> Need:
+def _claims(spec: ModelSpec, profile: Profile, chosen: Sequence[Device]) -> Need:
     estimate = spec.estimate_mib or 0
-    share = -(-estimate // len(found)) if found else 0
+    share = -(-estimate // len(chosen)) if chosen else 0
     return {
         device.id: profile.memory_mib.get(name, share)
-        for name, device in zip(profile.devices, found, strict=True)
+        for name, device in zip(profile.devices, chosen, strict=True)
     }

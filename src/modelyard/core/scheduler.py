@@ -15,7 +15,7 @@ The policy is the simple one; what it decides lies in `_serve_waiting` and its h
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Generator, Iterable, Iterator, Sequence
 
 from modelyard.core import admission, eviction, placement
 from modelyard.core.errors import (
@@ -28,6 +28,7 @@ from modelyard.core.errors import (
 )
 from modelyard.core.events import (
     Changed,
+    DevicesChanged,
     EngineCleared,
     EngineNews,
     EngineSuspected,
@@ -62,7 +63,7 @@ from modelyard.core.lifecycle import (
     StopAsked,
 )
 from modelyard.core.policy import Policy
-from modelyard.core.specs import Device, ModelSpec
+from modelyard.core.specs import Device, ModelSpec, Placement
 from modelyard.core.state import ModelState
 
 
@@ -142,6 +143,8 @@ class Scheduler:
                 return [Refuse(ticket, ModelNotFound(model))]
             case ModelsChanged(specs):
                 return self._models_changed(specs, now)
+            case DevicesChanged(devices):
+                return self._devices_changed(devices)
             case ShutdownAsked():
                 return self._shut_down()
             case _:  # late news of a model that is gone; a timer, which has no effect of its own
@@ -289,6 +292,22 @@ class Scheduler:
             del self.models[model]
             yield Changed(model)
 
+    def _devices_changed(self, devices: tuple[Device, ...]) -> Iterator[SchedulerAction]:
+        """Replicas on a device that vanished end; who waits for what cannot be had is told."""
+        self.devices = devices
+        present = {device.id for device in devices}
+        for slot in self._holders():
+            gone = sorted(slot.held_mib.keys() - present)
+            if gone and slot.state in (State.STARTING, State.READY, State.RESTARTING):
+                yield from self._stop(slot, f"its device {', '.join(gone)} vanished", 0.0)
+        for slot in self.models.values():
+            if not slot.queue or slot.state in (State.STARTING, State.READY):
+                continue
+            try:
+                admission.check(self.models, devices, slot.spec.id)
+            except ModelyardError as error:
+                yield from self._refuse_all(slot, error)
+
     def _timers(self, now: float) -> Iterator[SchedulerAction]:
         for slot in tuple(self.models.values()):
             limits = slot.spec.limits
@@ -345,35 +364,54 @@ class Scheduler:
     def _place(
         self, slot: ModelState, left: dict[str, int], soon: dict[str, int], now: float
     ) -> Iterator[SchedulerAction]:
-        """Start the model now, or promise it memory that is being freed, or free some for it."""
-        found, _ = placement.candidates(slot.spec, self.devices)
-        for candidate in found:
-            claims = candidate.claims_mib
-            if placement.fits(claims, left) and placement.fits(claims, soon):
-                placement.take(left, claims)
-                placement.take(soon, claims)
-                slot.placement = candidate
+        """Give the model the first profile whose memory can be had, and say why not the others.
+
+        It starts now, or is promised memory that is being freed, or idle models leave for it. Only
+        if no profile can be had like this, and it has waited long enough, models in use leave.
+        """
+        found, slot.passed_over = placement.candidates(slot.spec, self.devices)
+        profiles = placement.by_profile(found)
+        for choices in profiles:
+            chosen = placement.roomiest(choices, left, soon)
+            if chosen is not None:
+                placement.take(left, chosen.claims_mib)
+                placement.take(soon, chosen.claims_mib)
+                slot.placement = chosen
                 slot.started_at = now
                 yield from self._apply(slot, StartAsked())
                 return
-        for candidate in found:
-            if placement.fits(candidate.claims_mib, soon):
-                placement.take(soon, candidate.claims_mib)
+            promised = placement.roomiest(choices, soon)
+            if promised is not None:
+                placement.take(soon, promised.claims_mib)
                 return
-        offers = [self._idle_residents()]
+            if (yield from self._make_room(slot, choices, soon, self._idle_residents())):
+                return
+            slot.passed_over.append(placement.shortage(choices, soon))
         if now - slot.waiting_since >= self.policy.fair_after_s:
-            offers.append(self._residents_with_their_share(now))
-        for offered in offers:
-            for candidate in found:
-                leaving = eviction.victims(candidate.claims_mib, soon, offered)
-                if leaving is not None:
-                    for model in leaving:
-                        placement.give(soon, self.models[model].held_mib)
-                        yield from self._stop(
-                            self.models[model], f"to make room for {slot.spec.id}", None
-                        )
-                    placement.take(soon, candidate.claims_mib)
+            for choices in profiles:
+                residents = self._residents_with_their_share(now)
+                if (yield from self._make_room(slot, choices, soon, residents)):
                     return
+
+    def _make_room(
+        self,
+        slot: ModelState,
+        choices: Sequence[Placement],
+        soon: dict[str, int],
+        offered: Sequence[Resident],
+    ) -> Generator[SchedulerAction, None, bool]:
+        """Stop as few of the offered as possible so that one of the choices fits soon."""
+        for choice in choices:
+            leaving = eviction.victims(choice.claims_mib, soon, offered)
+            if leaving is None:
+                continue
+            for model in leaving:
+                placement.give(soon, self.models[model].held_mib)
+                why = f"to make room for {slot.spec.id}"
+                yield from self._stop(self.models[model], why, None)
+            placement.take(soon, choice.claims_mib)
+            return True
+        return False
 
     def _idle_residents(self) -> list[Resident]:
         return _least_recently_used(s for s in self.models.values() if s.idle and _may_leave(s))

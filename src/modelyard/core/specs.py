@@ -37,8 +37,8 @@ class Task(StrEnum):
 class Device:
     """Something with memory that can be full: a GPU, or the host (`cpu`).
 
-    `capacity_mib` is what replicas may hold together: the budget where one is set, otherwise the
-    total less the reserve and what strangers use.
+    `capacity_mib` is what replicas may hold together now: within the budget, and within the total
+    less the reserve and less what strangers use.
     """
 
     id: str
@@ -51,6 +51,15 @@ class Device:
     """`nvidia`, `amd`, `intel`, `apple` or `cpu`: which probe found it."""
     index: int = 0
     """Its place among the devices of its kind, in the order of their PCI addresses."""
+    strangers_mib: int = 0
+    """What processes that are not ours use."""
+    ceiling_mib: int | None = None
+    """The capacity if no stranger used anything; None where nobody looks for strangers."""
+
+    @property
+    def most_mib(self) -> int:
+        """What replicas could hold together at best."""
+        return self.capacity_mib if self.ceiling_mib is None else self.ceiling_mib
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,8 @@ class ModelState:
     """Waiting tickets in order of arrival, with the time each arrived."""
     in_flight: int = 0
     placement: Placement | None = None
+    passed_over: list[str] = field(default_factory=list)
+    """Why each profile before the chosen one was not taken when it was last placed."""
     wanted_since: float | None = None
     """Since when a person or `preload` wants it running, until it runs."""
     last_used: float = 0.0

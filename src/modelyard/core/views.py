@@ -28,6 +28,8 @@ class ModelView:
     priority: int = 0
     profile: str | None = None
     """Profile of the running replica."""
+    passed_over: list[str] = field(default_factory=list)
+    """Why each profile before it was not taken."""
     memory_mib: dict[str, int] = field(default_factory=dict)
     """What the running replica claims on each device."""
     run: int = 0

@@ -40,6 +40,7 @@ def view_model(
         preload=spec.preload,
         priority=spec.priority,
         profile=slot.placement.profile if slot.placement else None,
+        passed_over=list(slot.passed_over),
         memory_mib=dict(slot.placement.claims_mib) if slot.placement else {},
         run=slot.replica.run,
         pid=run.pid if run else None,

@@ -16,7 +16,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from types import FrameType
 
@@ -27,17 +27,19 @@ from modelyard import engines
 from modelyard.config import Config
 from modelyard.config.tree import show
 from modelyard.core.errors import ConfigError, LaunchError
-from modelyard.core.specs import HOST_DEVICE
-from modelyard.devices.cpu import CpuProbe
+from modelyard.devices import probes
+from modelyard.devices.base import Probe
 from modelyard.engines.base import Engine
 from modelyard.http import admin
 from modelyard.http.gateway import Gateway
 from modelyard.http.origin import Door
 from modelyard.launchers.leftovers import end_leftovers
 from modelyard.launchers.local import LocalLauncher
+from modelyard.launchers.memory import host_mib
 from modelyard.runtime.broadcast import Broadcast
 from modelyard.runtime.inventory import Inventory
 from modelyard.runtime.loop import Loop
+from modelyard.runtime.sampling import Sampler
 from modelyard.runtime.tasks import Tasks
 
 log = logging.getLogger("modelyard")
@@ -75,16 +77,26 @@ def engine_problems(config: Config) -> list[str]:
     ]
 
 
-async def serve(config: Config, *, on_listening: Callable[[Yard], None]) -> None:
-    """Run a server until a signal ends it. Raises what `listening` raises."""
+async def serve(
+    config: Config,
+    *,
+    on_listening: Callable[[Yard], None],
+    devices: Sequence[Probe] | None = None,
+) -> None:
+    """Run a server until a signal ends it. Raises what `listening` raises.
+
+    `devices` finds the devices in place of this machine's own probes.
+    """
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # our own log tells its news
-    async with listening(config) as (yard, serving):
+    async with listening(config, devices) as (yard, serving):
         on_listening(yard)
         await serving
 
 
 @contextlib.asynccontextmanager
-async def listening(config: Config) -> AsyncIterator[tuple[Yard, asyncio.Task[None]]]:
+async def listening(
+    config: Config, devices: Sequence[Probe] | None = None
+) -> AsyncIterator[tuple[Yard, asyncio.Task[None]]]:
     """A server that takes requests within the block; the task is done when a signal ended it.
 
     Raises ConfigError for models that their engine cannot run as configured, and LaunchError when
@@ -95,7 +107,7 @@ async def listening(config: Config) -> AsyncIterator[tuple[Yard, asyncio.Task[No
         raise ConfigError(str(config.path or "configuration"), problems)
     with _listening_socket(config) as listener:
         url = _url(config.server.host, listener.getsockname()[1])
-        async with build(config, url) as yard:
+        async with build(config, url, devices) as yard:
             server = _Server(config, yard)
             serving = asyncio.create_task(server.serve(sockets=[listener]), name="serve")
             try:
@@ -108,22 +120,23 @@ async def listening(config: Config) -> AsyncIterator[tuple[Yard, asyncio.Task[No
 
 
 @contextlib.asynccontextmanager
-async def build(config: Config, url: str) -> AsyncIterator[Yard]:
+async def build(
+    config: Config, url: str, devices: Sequence[Probe] | None = None
+) -> AsyncIterator[Yard]:
     """All parts, started but for the listener. On leaving the block nothing of them is left."""
     for ended in await asyncio.to_thread(end_leftovers, LEFTOVER_GRACE_S):
-        log.warning(
-            "ended process %d, left behind by a former server: %s", ended.pid, ended.cmdline
-        )
+        command = " ".join(ended.cmdline)
+        log.warning("ended process %d, left behind by a former server: %s", ended.pid, command)
     tasks = Tasks()
     broadcast = Broadcast()
     launcher = LocalLauncher(config.server.state_dir / "logs")
     inventory = Inventory(config)
-    probe = CpuProbe(
-        reserve_mib=config.devices.reserve_mib,
-        budget_mib=config.devices.budget_mib.get(HOST_DEVICE),
-    )
-    loop = Loop(config.scheduling, probe.devices(), build_engines(config), launcher, broadcast)
-    loop.models_changed(await asyncio.to_thread(inventory.read))
+    sampler = Sampler(probes() if devices is None else devices, config.devices, host_mib)
+    sample, models = await asyncio.gather(sampler.sample(()), asyncio.to_thread(inventory.read))
+    adapters = build_engines(config)
+    loop = Loop(config.scheduling, sample.devices, adapters, launcher, broadcast, sampler)
+    loop.readings = sample.readings
+    loop.models_changed(models)
     for problem in inventory.problems:
         log.warning("%s", problem)
     door = Door(config.server.host, config.server.allowed_hosts)
@@ -133,18 +146,18 @@ async def build(config: Config, url: str) -> AsyncIterator[Yard]:
         config_path=str(config.path) if config.path else None,
         models_dirs=[str(folder) for folder in config.models_dirs],
         answered=lambda: gateway.answered,
-        used_mib=lambda: {HOST_DEVICE: probe.used_mib()},
         problems=inventory.problems,
     )
     tasks.spawn(inventory.watch(loop.models_changed), "watch the models folders")
+    tasks.spawn(loop.watch_devices(config.devices.sample_every_s), "read the devices")
     try:
         yield Yard(loop, gateway, inventory, facts, admin.build(loop, facts, door))
     finally:
         inventory.close()
         broadcast.close()
+        await tasks.close()
         await loop.close(0.0)
         await gateway.close()
-        await tasks.close()
         await launcher.close()
 
 

@@ -31,6 +31,8 @@ def published_keys() -> Iterator[tuple[str, dict[str, Any]]]:
         "defaults.": "LimitsSection",
         "models.ID.": "ModelSection",
         "models.ID.profiles[].": "ProfileSection",
+        "models.ID.sleep.LEVEL.": "SleepSection",
+        "models.ID.sleep.LEVEL.wake[].": "CallSection",
     }
     assert sorted(sections.values()) == sorted(schema["$defs"])
     yield from schema["properties"].items()
@@ -88,7 +90,9 @@ def test_the_schema_refuses_unknown_keys_in_every_section() -> None:
 def test_the_example_loads() -> None:
     ids = [spec.id for spec in load(EXAMPLE, env={}).models]
 
-    assert ids == ["tiny", "qwen3-4b", "house-model", "two-ways"]
+    assert ids == [
+        "tiny", "qwen3-4b", "house-model", "two-ways", "sleeper", "sleeper-by-hand",
+    ]  # fmt: skip
 
 
 def test_the_defaults_in_the_examples_comments_are_the_defaults(tmp_path: Path) -> None:
@@ -118,7 +122,8 @@ def test_what_is_in_force_is_described_in_the_words_of_the_file(load_text: Loade
 
     assert described["defaults"]["idle_stop"] == "never"
     assert described["defaults"]["max_wait"] == "10m"
-    assert described["devices"] == {"reserve": "512MiB", "budget": {"cpu": "4GiB"}}
+    devices = {"reserve": "512MiB", "budget": {"cpu": "4GiB"}, "sample_every": "2s"}
+    assert described["devices"] == devices
     assert described["engines"] == {"llama_server": "auto"}
 
 

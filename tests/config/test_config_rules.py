@@ -40,7 +40,8 @@ Problems = Callable[..., Sequence[str]]
         ),
         ("models_dirs: {a: 1}", "models_dirs: must be a list, not a mapping"),
         ("models_dirs: ['']", "models_dirs[0]: must not be empty"),
-        ("defaults: {idle_sleep: 1m}", "defaults.idle_sleep: there is no such key; did you mean"),
+        ("defaults: {idle_slep: 1m}", "defaults.idle_slep: there is no such key; did you mean"),
+        ("defaults: {idle_sleep: 0}", "defaults.idle_sleep: must be more than 0; write never to"),
         ("defaults: {idle_stop: 0}", "defaults.idle_stop: must be more than 0; write never to"),
         ("defaults: {max_wait: null}", "defaults.max_wait: must be a duration, not empty; write"),
         ("defaults: {concurrency: 0}", "defaults.concurrency: 0 is not between 1 and 1000000"),
@@ -83,7 +84,7 @@ def test_a_wrong_setting_is_refused_with_advice(
         ("source: x, health_path: health", ".health_path: 'health' is not a route; write it like"),
         ("source: x, replicas: 2", ".replicas: there is no such key"),
         ("source: x, price: {input: 1}", ".price: there is no such key"),
-        ("source: x, idle_sleep: 1m", ".idle_sleep: there is no such key; did you mean idle_stop?"),
+        ("source: x, idle_top: 1m", ".idle_top: there is no such key; did you mean idle_stop?"),
         ("source: x, command: [a]", ".command: belongs to engine: command; set that, or remove"),
         ("source: x, memory: 300", ".memory: 300 has no unit; write it with its unit, like 512MiB"),
         ("source: x, memory: {cpu: a}", ".memory.cpu: 'a' is not a size; write it with its unit"),
@@ -108,8 +109,12 @@ def test_a_wrong_setting_is_refused_with_advice(
             ".profiles[0].device: there is no such key; did you mean devices?",
         ),
         (
-            "source: x, profiles: [{name: a, devices: [g, g]}]",
-            ".profiles[0].devices[1]: 'g' is there twice; remove one of them",
+            "source: x, profiles: [{name: a, devices: [cpu, cpu]}]",
+            ".profiles[0].devices[1]: 'cpu' is there twice; there is one host",
+        ),
+        (
+            f"source: x, profiles: [{{name: a, devices: [{', '.join('g' * 33)}]}}]",
+            ".profiles[0].devices: names 33 devices; a profile can have at most 32",
         ),
         (
             "source: x, profiles: [{name: a, devices: [g], memory: {cpu: 1GiB}}]",

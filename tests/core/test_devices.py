@@ -3,7 +3,8 @@
 import pytest
 
 from modelyard.core.devices import matching, short_name
-from modelyard.core.specs import Device
+from modelyard.core.placement import MAX_CHOICES, candidates
+from modelyard.core.specs import Device, ModelSpec, Profile
 
 
 def gpu(name: str, index: int = 0, uuid: str = "", kind: str = "nvidia") -> Device:
@@ -81,3 +82,14 @@ def test_an_index_or_an_id_means_one() -> None:
     assert matching("0000:0c:00.0", devices) == [other]
     assert matching("gpu", devices) == [one, two, other]
     assert matching("cpu", devices) == [host]
+
+
+def test_looking_at_every_choice_of_many_cards_stays_bounded() -> None:
+    cards = [gpu("NVIDIA GeForce RTX 3090", n) for n in range(16)]
+    profile = Profile("all", ("gpu",) * 8)
+    spec = ModelSpec("m", "llamacpp", frozenset(), profiles=(profile,), estimate_mib=8)
+
+    found, _ = candidates(spec, cards)
+
+    assert len(found) == MAX_CHOICES
+    assert all(len(choice.claims_mib) == 8 for choice in found)

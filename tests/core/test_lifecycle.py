@@ -2,6 +2,7 @@
 
 import random
 from collections import deque
+from collections.abc import Callable
 
 import pytest
 
@@ -9,15 +10,20 @@ from modelyard.core.lifecycle import (
     HOLDING,
     TRANSITIONS,
     Action,
+    EngineAsleep,
     EngineExited,
     EngineReady,
     Event,
     InvalidTransition,
     Replica,
     RestartAsked,
+    SleepAsked,
+    SleepFailed,
     StartAsked,
     State,
     StopAsked,
+    WakeAsked,
+    WakeFailed,
 )
 
 
@@ -70,6 +76,34 @@ def test_a_stop_during_a_restart_wins() -> None:
     replica.handle(EngineExited(1))
 
     assert replica.state is State.STOPPED
+
+
+def test_a_ready_replica_sleeps_and_wakes() -> None:
+    replica = Replica(state=State.READY, run=1)
+
+    life = [
+        (replica.handle(event), replica.state)
+        for event in (SleepAsked(2), EngineAsleep(1, {}), WakeAsked(), EngineReady(1))
+    ]
+
+    assert life == [
+        (Action.SUSPEND_ENGINE, State.SUSPENDING),
+        (None, State.ASLEEP),
+        (Action.WAKE_ENGINE, State.WAKING),
+        (None, State.READY),
+    ]
+    assert replica.level == 2
+
+
+def test_a_failed_sleep_ends_the_engine_and_a_failed_wake_replaces_it() -> None:
+    suspending = Replica(state=State.SUSPENDING, run=1)
+    waking = Replica(state=State.WAKING, run=1)
+
+    assert suspending.handle(SleepFailed(1, "kept 3 GiB")) is Action.STOP_ENGINE
+    assert waking.handle(WakeFailed(1, "500")) is Action.STOP_ENGINE
+
+    assert (suspending.state, suspending.reason) == (State.STOPPING, "kept 3 GiB")
+    assert waking.state is State.RESTARTING
 
 
 def test_failures_in_a_row_lead_to_failed_at_the_limit() -> None:
@@ -125,7 +159,7 @@ def test_every_row_of_the_table_is_reached(row: tuple[State, type[Event]]) -> No
 
 def _rows_of_random_walks() -> set[tuple[State, type[Event]]]:
     if not _reached:
-        for seed in range(1500):
+        for seed in range(4000):
             _walk(random.Random(seed), _reached)
     return _reached
 
@@ -133,29 +167,53 @@ def _rows_of_random_walks() -> set[tuple[State, type[Event]]]:
 _reached: set[tuple[State, type[Event]]] = set()
 
 
+NEWS: dict[str, list[tuple[str, Callable[[int], Event]]]] = {
+    "starting": [("up", EngineReady)],
+    "suspending": [
+        ("asleep", lambda run: EngineAsleep(run, {})),
+        ("suspending", lambda run: SleepFailed(run, "kept its memory")),
+    ],
+    "waking": [("up", EngineReady), ("waking", lambda run: WakeFailed(run, "garbage"))],
+}
+"""What an engine may report in each of its own states, and the state it is in then."""
+
+
 def _walk(chance: random.Random, reached: set[tuple[State, type[Event]]]) -> None:
     """Random operators and a random engine: at most one run lives, and no row is missing."""
     replica, inbox = Replica(), deque[Event]()
     live: dict[int, str] = {}
-    for _ in range(60):
-        match chance.randrange(7):
+    for _ in range(80):
+        match chance.randrange(9):
             case 0 if replica.state in (State.STOPPED, State.BACKOFF):
                 inbox.append(StartAsked())
-            case 1:
+            case 1 if chance.random() < 0.4:
                 inbox.append(StopAsked())
-            case 2 if replica.state in HOLDING:
+            case 2 if chance.random() < 0.4:
                 inbox.append(RestartAsked())
-            case 3 if live:
+            case 3 if replica.state is State.READY:
+                inbox.append(SleepAsked(chance.choice([1, 2])))
+            case 4 if replica.state is State.ASLEEP:
+                inbox.append(WakeAsked())
+            case 5 if live:
                 run = chance.choice(list(live))
-                if live[run] == "starting":
-                    live[run] = "up"
-                    inbox.append(EngineReady(run))
-            case 4 if live:
+                if live[run] in NEWS:
+                    live[run], news = chance.choice(NEWS[live[run]])
+                    inbox.append(news(run))
+            case 6 if live and chance.random() < 0.5:
                 run = chance.choice(list(live))
                 del live[run]
                 inbox.append(EngineExited(run, "ended", permanent=chance.random() < 0.1))
             case _ if inbox:
                 _step(replica, inbox.popleft(), live, reached)
+
+
+ASKED_ONLY = {
+    StartAsked: {State.STOPPED, State.BACKOFF},
+    SleepAsked: {State.READY},
+    WakeAsked: {State.ASLEEP},
+    RestartAsked: HOLDING - {State.ASLEEP},
+}
+"""Where the scheduler asks for what."""
 
 
 def _step(
@@ -164,22 +222,23 @@ def _step(
     live: dict[int, str],
     reached: set[tuple[State, type[Event]]],
 ) -> None:
-    startable = replica.state in (State.STOPPED, State.BACKOFF)
-    if isinstance(event, StartAsked) and not startable:
-        return  # the scheduler asks only where it can start
-    if isinstance(event, RestartAsked) and replica.state not in HOLDING:
+    if replica.state not in ASKED_ONLY.get(type(event), set(State)):
         return
     before = replica.state
     current = getattr(event, "run", replica.run) == replica.run
     action = replica.handle(event)
     if current:
-        reached.add(_row(before, event, replica))
+        reached.add(_row(before, replica))
     if action is Action.START_ENGINE:
         assert not live, replica.story
         live[replica.run] = "starting"
+    elif action is Action.SUSPEND_ENGINE and replica.run in live:
+        live[replica.run] = "suspending"
+    elif action is Action.WAKE_ENGINE and replica.run in live:
+        live[replica.run] = "waking"
 
 
-def _row(before: State, event: Event, replica: Replica) -> tuple[State, type[Event]]:
+def _row(before: State, replica: Replica) -> tuple[State, type[Event]]:
     name = replica.story[-1][1]
     kind = next(kind for _, kind in TRANSITIONS if kind.__name__ == name)
     return before, kind

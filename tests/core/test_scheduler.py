@@ -26,6 +26,7 @@ from modelyard.core.events import (
     EngineNews,
     EngineSuspected,
     Grant,
+    MemoryMeasured,
     ModelsChanged,
     Refuse,
     RequestLeft,
@@ -475,6 +476,46 @@ def test_who_waits_for_a_card_that_vanished_is_told() -> None:
     world.tell(DevicesChanged((Device("cpu", "cpu", 500, 500),)))
 
     assert isinstance(world.refused[waiting], NoDevice)
+
+
+def test_on_one_card_models_start_one_after_another_and_on_two_at_once() -> None:
+    profiles = on("rtx 3090", mib=50)
+    models = [model(name, profiles=profiles) for name in "abc"]
+    world = World(*models, devices=[card(0), card(1)])
+
+    for name in "abc":
+        world.ask(name)
+    assert world.live == {"a": 1, "b": 1}
+    world.ready("a")
+
+    assert world.live == {"a": 1, "b": 1, "c": 1}
+
+
+def test_nobody_leaves_a_card_while_another_starts_there() -> None:
+    idle, starting, waiting = (
+        model("idle", profiles=on("rtx 3090", mib=90)),
+        model("starting", profiles=on("rtx 3090", mib=90)),
+        model("waiting", profiles=on("rtx 3090", mib=90)),
+    )
+    world = World(idle, starting, waiting, devices=[card(0)])
+    world.finish(world.up("idle"))
+    world.ask("starting")
+
+    world.ask("waiting")
+    assert world.stopping == {}
+    world.ready("starting")
+
+    assert list(world.stopping) == ["idle"]
+
+
+def test_memory_held_beyond_the_claim_counts() -> None:
+    world = World(model("a", 100), model("b", 80))
+    world.up("a")
+
+    world.tell(MemoryMeasured("a", 1, {"cpu": 150}))
+    world.ask("b")
+
+    assert world.live == {"a": 1}
 
 
 def test_a_strangers_memory_is_waited_for_and_not_taken_for_never() -> None:

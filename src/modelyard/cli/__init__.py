@@ -17,7 +17,7 @@ from typing import Annotated
 import typer
 
 from modelyard import __version__
-from modelyard.cli import about, configure, demo, exits, models, run, serve
+from modelyard.cli import about, configure, demo, exits, models, run, serve, sleeping
 from modelyard.core.errors import ModelyardError
 
 app = typer.Typer(
@@ -37,6 +37,8 @@ app.command()(models.show)
 app.command()(models.start)
 app.command()(models.stop)
 app.command()(models.restart)
+app.command()(sleeping.sleep)
+app.command()(sleeping.wake)
 app.command()(models.logs)
 app.command()(about.info)
 app.add_typer(configure.commands)

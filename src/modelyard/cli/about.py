@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from modelyard import __version__
@@ -58,19 +59,29 @@ def _server_pairs(server: Info) -> list[tuple[str, str]]:
         ("Answered", f"{server.requests} since the start"),
         (
             "Engines",
-            f"{counted(server.loads, 'load')}, {counted(server.stops, 'stop')} since the start",
+            f"{counted(server.loads, 'load')}, {counted(server.stops, 'stop')}, "
+            f"{counted(server.sleeps, 'sleep')}, {counted(server.wakes, 'wake')} since the start",
         ),
     ]
 
 
 def _device_pairs(devices: list[DeviceView]) -> list[tuple[str, str]]:
-    return [(f"Device {device.id}", _device(device)) for device in devices]
+    return [(f"Device {device.id}", "\n".join(_device(device))) for device in devices]
 
 
-def _device(device: DeviceView) -> str:
+def _device(device: DeviceView) -> Iterator[str]:
+    """What models claim of it; then how it is doing, as far as its driver tells."""
     claimed, capacity = memory(device.claimed_mib), memory(device.capacity_mib)
+    yield f"{bar(device.claimed_mib, device.capacity_mib)} {claimed} of {capacity} claimed by models"
     used = NOTHING if device.used_mib is None else memory(device.used_mib)
-    return (
-        f"{bar(device.claimed_mib, device.capacity_mib)} {claimed} of {capacity} claimed by models"
-        f"; {device.name}: {used} of {memory(device.total_mib)} in use"
-    )
+    told = [f"{used} of {memory(device.total_mib)} in use"]
+    if device.strangers_mib:
+        told.append(f"{memory(device.strangers_mib)} of it by others")
+    if device.utilisation is not None:
+        told.append(f"{device.utilisation:.0%} busy")
+    if device.temperature_c is not None:
+        told.append(f"{device.temperature_c:.0f} °C")
+    if device.power_w is not None:
+        told.append(f"{device.power_w:.0f} W")
+    yield f"{device.name}: {', '.join(told)}"
+    yield from device.notes

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from modelyard.cli.exits import BadUsage
+from modelyard.cli.memory import print_memory
 from modelyard.cli.options import Json, Model, NoWait, Timeout, Url
 from modelyard.cli.output import note, print_json, print_pairs, print_table, say
 from modelyard.cli.words import (
@@ -45,12 +46,19 @@ def ps(
     everything: Annotated[
         bool, typer.Option("--all", "-a", help="Also show models that do not run.")
     ] = False,
+    by_memory: Annotated[
+        bool,
+        typer.Option("--memory", help="Show each device, and who claims and holds what of it."),
+    ] = False,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
-    """Show the models that run, load, wait or have failed."""
+    """Show the models that run, load, sleep, wait or have failed."""
     from modelyard.client import Client
 
+    if by_memory:
+        print_memory(url, as_json)
+        return
     with Client(url) as client:
         views = [view for view in client.models() if everything or _is_active(view)]
     if as_json:
@@ -62,7 +70,7 @@ def ps(
     now = time.time()
     print_table(PS_COLUMNS, [_ps_row(view, now) for view in views])
     for view in views:
-        if view.waiting_for and view.state not in ("starting", "ready"):
+        if view.waiting_for and view.state not in ("starting", "ready", "waking"):
             say(f"{view.id} waits: {view.waiting_for}")
         elif view.reason and view.state in ("backoff", "failed"):
             say(f"{view.id} failed: {view.reason}")
@@ -249,7 +257,10 @@ def _pairs(view: ModelView, log_path: str | None, now: float) -> list[tuple[str,
         ("Context", view.context_length and f"{view.context_length} tokens"),
         ("Needs", view.needs_mib and shares(view.needs_mib)),
         ("Profile", view.profile),
+        ("Passed over", "\n".join(view.passed_over)),
         ("Memory", view.memory_mib and shares(view.memory_mib)),
+        ("Really held", view.used_mib and shares(view.used_mib)),
+        ("Can sleep", view.sleep_levels and f"at level {listed(map(str, view.sleep_levels))}"),
         ("Process", view.pid and f"{view.pid}, run {view.run}"),
         ("Requests", f"{view.in_flight} in flight, {view.queued} queued"),
         ("Ready for", view.ready_s is not None and span(view.ready_s)),

@@ -59,6 +59,18 @@ def until_stopped(client: Client, view: ModelView, timeout_s: float | None) -> M
     return _until(client, view.id, over, timeout_s)
 
 
+def until_asleep(client: Client, view: ModelView, timeout_s: float | None) -> ModelView:
+    """Wait until the run that `view` shows has gone to sleep, or has ended. Raises NotInTime.
+
+    An engine that does not give its memory back is stopped by the server: that ends the wait, too.
+    """
+
+    def over(now: ModelView) -> bool:
+        return now.state not in ("suspending", "stopping") or now.run > view.run
+
+    return _until(client, view.id, over, timeout_s)
+
+
 def _until(
     client: Client, model: str, reached: Callable[[ModelView], bool], timeout_s: float | None
 ) -> ModelView:

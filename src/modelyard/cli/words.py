@@ -72,6 +72,11 @@ def shares(memory_mib: Mapping[str, int]) -> str:
     return listed(f"{device} {memory(mib)}" for device, mib in memory_mib.items())
 
 
+def difference(mib: int) -> str:
+    """`+300 MiB`, `-1.5 GiB`, `0 MiB`."""
+    return f"{'-' if mib < 0 else '+' if mib else ''}{memory(abs(mib))}"
+
+
 def short_path(path: str | None) -> str:
     """A path with the home folder as `~`."""
     if path is None:
@@ -81,8 +86,8 @@ def short_path(path: str | None) -> str:
 
 
 def doing(view: ModelView) -> str:
-    """What a model is about, with its progress: `starting: loading weights 40 %`."""
-    told = view.state
+    """What a model is about: `starting: loading weights 40 %`, `asleep (level 2)`."""
+    told = f"{view.state} (level {view.sleep_level})" if view.sleep_level else view.state
     if view.phase and view.phase != view.state:
         told += f": {view.phase}"
     return told if view.percent is None else f"{told} {view.percent:.0f} %"

@@ -99,6 +99,18 @@ class Client:
         """Have the model's engine replaced by a fresh one; returns at once."""
         return self._post(_path(model, "restart"), ModelView)
 
+    def sleep(self, model: str, level: int = 2) -> ModelView:
+        """Have the model's engine give its memory back once its requests are done; returns at once.
+
+        At level 1 it keeps the weights in host memory, at level 2 it drops them; 3 stops it.
+        Raises ApiError with `invalid_request` if the engine has no such level.
+        """
+        return self._post(_path(model, f"sleep?level={level}"), ModelView)
+
+    def wake(self, model: str) -> ModelView:
+        """Have a sleeping model awake, or a stopped one running; returns at once."""
+        return self._post(_path(model, "wake"), ModelView)
+
     def logs(self, model: str, lines: int = 100) -> LogView:
         """The newest lines of the model's running or last engine."""
         return self._get(_path(model, "logs"), LogView, {"lines": lines})

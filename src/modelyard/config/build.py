@@ -16,6 +16,7 @@ from types import MappingProxyType
 from modelyard.config.kinds import ONE_DEVICE
 from modelyard.config.rules import devices_of
 from modelyard.config.schema import File, LimitsSection, ModelSection, ProfileSection
+from modelyard.config.sleep import levels_of
 from modelyard.config.tree import Node, Problem, locate
 from modelyard.config.values import Config, Devices, Engines, KeyPath, Server
 from modelyard.config.wording import shorten
@@ -49,6 +50,7 @@ def build(file: File, root: Node, path: Path | None, written: Mapping[KeyPath, s
         devices=Devices(
             reserve_mib=file.devices.reserve_mib,
             budget_mib=MappingProxyType(file.devices.budget_mib),
+            sample_every_s=file.devices.sample_every_s,
         ),
         scheduling=Policy(**dict(file.scheduling)),
         engines=Engines(llama_server=llama_server),
@@ -85,6 +87,7 @@ def _model(model_id: str, model: ModelSection, defaults: LimitsSection, paths: _
     cwd = paths.resolve(model.cwd, (*key, "cwd")) if model.cwd else None
     if cwd is None and model.engine == "command":
         cwd = paths.folder(key)  # where a relative program and relative arguments are meant to be
+    preset = model.sleep if isinstance(model.sleep, str) else ""
     return ModelSpec(
         id=model_id,
         engine=model.engine,
@@ -97,6 +100,8 @@ def _model(model_id: str, model: ModelSection, defaults: LimitsSection, paths: _
         env=MappingProxyType(model.env),
         cwd=str(cwd) if cwd else None,
         health_path=model.health_path,
+        sleep=MappingProxyType({} if isinstance(model.sleep, str) else levels_of(model.sleep)),
+        sleep_preset=preset,
         preload=model.preload,
         pinned=model.pinned,
         priority=model.priority,

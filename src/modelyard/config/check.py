@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from pydantic_core import ErrorDetails
 
 from modelyard.config.kinds import ONE_DEVICE
-from modelyard.config.schema import SECTIONS, File, keys_of, section_of
+from modelyard.config.schema import SECTIONS, File, section_of
+from modelyard.config.sections import keys_of
 from modelyard.config.tree import Plain, Problem
 from modelyard.config.values import KeyPath
 from modelyard.config.wording import near_names

@@ -31,6 +31,9 @@ ARGUMENTS_ADVICE = (
     'write each argument for itself, like ["./serve", "--port", "{port}"]; no shell reads the '
     "command, so nothing would split a line of text"
 )
+MAX_CALL = 2000
+_CALL = re.compile(r"(?:GET|POST|PUT|PATCH|DELETE) /[!-~]*")
+"""Visible ASCII: what a request line can hold as it is (RFC 9112, 3)."""
 _ENV_REFERENCE = r"\$\{env:"
 
 
@@ -104,6 +107,22 @@ def _read_http_path(value: object) -> str:
     if not path.startswith("/") or not path.isascii() or " " in path:
         raise ValueError(f"{shorten(path)} is not a route; write it like /health")
     return path
+
+
+def read_call(value: object) -> str:
+    """The method and the route of a request, like `POST /sleep?level=1`."""
+    text = _read_text(value)
+    if len(text) <= MAX_CALL and _CALL.fullmatch(text):
+        return text
+    raise ValueError(
+        f"{shorten(text)} is not a call; write its method and its route, like POST /sleep?level=1"
+    )
+
+
+def _read_object(value: object) -> dict[str, OptionValue]:
+    if not isinstance(value, dict):
+        raise ValueError(f"must hold keys and values (key: value), not {describe_kind(value)}")
+    return {str(key): _read_option(below) for key, below in value.items()}
 
 
 def _read_boolean(value: object) -> bool:
@@ -186,7 +205,7 @@ def _positive(read: Callable[[object], Any], advice: str = "") -> Callable[[obje
     return read_positive
 
 
-_idle_stop = _positive(units.parse_duration, "; write never to keep the engine running")
+_never_zero = _positive(units.parse_duration, "; write never to switch it off")
 _DURATION = {
     "type": ["string", "number"],
     "pattern": rf"{units.DURATION_PATTERN}|{_ENV_REFERENCE}",
@@ -204,6 +223,10 @@ Host = Annotated[str, Kind(_read_host, _NAME)]
 HttpPath = Annotated[str | None, Kind(_read_http_path, {**_NAME, "pattern": "^/"}).or_none()]
 FilePath = Annotated[Path, Kind(_read_path, _FILLED, str)]
 FilePathOrNone = Annotated[Path | None, Kind(_read_path, _FILLED, str).or_none()]
+CallText = Annotated[
+    str, Kind(read_call, {"type": "string", "pattern": f"^({_CALL.pattern}|.*{_ENV_REFERENCE})"})
+]
+JsonObject = Annotated[dict[str, Any] | None, Kind(_read_object, {"type": "object"}).or_none()]
 Boolean = Annotated[
     bool, Kind(_read_boolean, {"type": ["boolean", "string"], "pattern": _ENV_REFERENCE})
 ]
@@ -218,7 +241,7 @@ PositiveDuration = Annotated[
     float, Kind(_positive(units.parse_duration), _DURATION, units.format_duration)
 ]
 DurationOrNever = Annotated[
-    float | None, Kind(_idle_stop, _NEVER, units.format_duration).or_none("never")
+    float | None, Kind(_never_zero, _NEVER, units.format_duration).or_none("never")
 ]
 Size = Annotated[int, Kind(_positive(units.parse_size), _SIZE, units.format_size)]
 Mib = Annotated[int, Kind(units.parse_mib, _SIZE, units.format_mib)]

@@ -34,7 +34,8 @@ def json_schema() -> dict[str, Any]:
 
 def describe(config: Config) -> dict[str, Any]:
     """The configuration in force as plain data, in the words of the file, without secrets."""
-    from modelyard.config.schema import SECTIONS, written_keys
+    from modelyard.config.schema import SECTIONS
+    from modelyard.config.sections import written_keys
 
     described: dict[str, Any] = {
         name: written_keys(section, config.limits if name == "defaults" else getattr(config, name))
@@ -51,7 +52,9 @@ def describe(config: Config) -> dict[str, Any]:
 
 
 def _model(spec: ModelSpec) -> dict[str, Any]:
-    from modelyard.config.schema import LimitsSection, written_keys
+    from modelyard.config.schema import LimitsSection
+    from modelyard.config.sections import written_keys
+    from modelyard.config.sleep import written_levels
 
     return {
         "aliases": list(spec.aliases),
@@ -64,6 +67,7 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
         "env": _without_secrets(spec.env),
         "cwd": spec.cwd,
         "health_path": spec.health_path,
+        "sleep": spec.sleep_preset or _without_secrets(written_levels(spec.sleep)),
         "preload": spec.preload,
         "pinned": spec.pinned,
         "priority": spec.priority,

@@ -18,6 +18,11 @@ from modelyard.config.values import KeyPath
 from modelyard.config.wording import shorten
 from modelyard.core.specs import HOST_DEVICE
 
+MAX_CALLS = 16
+"""Calls of one level in one direction; engines need four at most."""
+MAX_DEVICES = 32
+"""Devices of one profile: more than any machine that Modelyard is for has."""
+
 
 def broken_rules(file: File, wrong: Set[KeyPath]) -> Iterator[Problem]:
     """Every rule that `file` breaks."""
@@ -149,10 +154,34 @@ def _profiles(model: ModelSection, _: Set[str | int]) -> Iterator[Problem]:
             yield Problem(path + below, text)
 
 
+def _sleep(model: ModelSection, broken: Set[str | int]) -> Iterator[Problem]:
+    if not model.sleep or {"engine", "sleep"} & broken:
+        return
+    if model.engine != "command":
+        text = (
+            f"belongs to engine: command; {model.engine} frees as much by stopping and starts "
+            "again as fast as it would wake, so remove this and use idle_stop"
+        )
+        yield Problem(("sleep",), text)
+    if isinstance(model.sleep, str):
+        return
+    for level, section in model.sleep.items():
+        for key, calls in (("sleep", section.sleep), ("wake", section.wake)):
+            path: KeyPath = ("sleep", str(level), key)
+            if not calls:
+                yield Problem(path, "needs at least one call, like POST /sleep?level=1")
+            elif len(calls) > MAX_CALLS:
+                yield Problem(path, f"has {len(calls)} calls; there can be at most {MAX_CALLS}")
+
+
 def _devices(profile: ProfileSection) -> Iterator[Problem]:
     devices = devices_of(profile.devices, profile.memory_mib)
+    if len(devices) > MAX_DEVICES:
+        text = f"names {len(devices)} devices; a profile can have at most {MAX_DEVICES}"
+        yield Problem(("devices",), text)
     for at in _repeated(devices):
-        yield Problem(("devices", at), f"{shorten(devices[at])} is there twice; remove one of them")
+        if devices[at] == HOST_DEVICE:  # of another name there may be several cards
+            yield Problem(("devices", at), f"'{HOST_DEVICE}' is there twice; there is one host")
     known = frozenset(devices)
     for device in profile.memory_mib:
         if device == ONE_DEVICE:
@@ -177,4 +206,5 @@ _MODEL_RULES: tuple[_Rule, ...] = (
     _has_tasks,
     _memory_or_profiles,
     _profiles,
+    _sleep,
 )

@@ -1,23 +1,20 @@
 """Every key of the configuration: its kind, its default and what it means.
 
 Laws of this file:
-- A key is its field's name without the unit at the end: `idle_stop_s` is written `idle_stop`.
 - Defaults come from the values they end in (`values.py`, `core.specs`), so they exist once.
-- Unknown keys are refused; what spans several keys is in `rules.py`.
+- What spans several keys is in `rules.py`.
 - Descriptions are for users: they are published in the JSON Schema.
 """
 
 from __future__ import annotations
 
 import os
-import re
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.fields import FieldInfo
+from pydantic import Field
 
 from modelyard.config.kinds import (
     ARGUMENTS_ADVICE,
@@ -29,7 +26,6 @@ from modelyard.config.kinds import (
     FilePathOrNone,
     Host,
     HttpPath,
-    Kind,
     LlamaServer,
     Memory,
     Mib,
@@ -43,6 +39,8 @@ from modelyard.config.kinds import (
     mapped,
     whole,
 )
+from modelyard.config.sections import Section, keys_of
+from modelyard.config.sleep import CallSection, Sleep, SleepSection
 from modelyard.config.values import (
     Devices,
     Engines,
@@ -59,41 +57,6 @@ _ENGINES, _LIMITS = Engines(), Limits()
 Names = Annotated[list[Name], listed(",")]
 Command = Annotated[list[Text], listed("\0", ARGUMENTS_ADVICE)]
 Options = Annotated[dict[Name, Option], mapped]
-
-
-def _key_of(field_name: str) -> str:
-    return re.sub(r"_(s|mib|bytes)$", "", field_name)
-
-
-def _publish(schema: dict[str, Any], section: type[BaseModel]) -> None:
-    """Pydantic's schema of a section with defaults as people write them, and no made-up titles."""
-    schema.pop("title", None)
-    for name, field in section.model_fields.items():
-        published = schema["properties"][field.alias or name]
-        published.pop("title", None)
-        if section is not LimitsSection and name in LimitsSection.model_fields:
-            published.pop("default")
-            published["description"] += " Default: that of `defaults`."
-        elif "default" in published and (kind := _kind(field)):
-            published["default"] = kind.write(field.default)
-
-
-def _kind(field: FieldInfo) -> Kind | None:
-    """How a field that is a single value is written."""
-    return next((kind for kind in field.metadata if isinstance(kind, Kind)), None)
-
-
-class Section(BaseModel):
-    """Keys that are written together."""
-
-    model_config = ConfigDict(
-        extra="forbid",
-        strict=True,
-        frozen=True,
-        alias_generator=_key_of,
-        protected_namespaces=(),
-        json_schema_extra=_publish,
-    )
 
 
 class ServerSection(Section):
@@ -152,6 +115,11 @@ class DevicesSection(Section):
         description="Most memory that models may hold together on a device, by device name "
         "(`cpu` is the host); it replaces total less reserve.",
     )
+    sample_every_s: DurationOrNever = Field(
+        _DEVICES.sample_every_s,
+        description="How often devices are read: what strangers use, which cards are there; "
+        "`never` reads them once, at the start.",
+    )
 
 
 class SchedulingSection(Section):
@@ -186,6 +154,11 @@ class EnginesSection(Section):
 
 
 class LimitsSection(Section):
+    idle_sleep_s: DurationOrNever = Field(
+        _LIMITS.idle_sleep_s,
+        description="Put an engine that can sleep (see `sleep`) to sleep when nobody has used it "
+        "for this long; `never` keeps it awake.",
+    )
     idle_stop_s: DurationOrNever = Field(
         _LIMITS.idle_stop_s,
         description="Stop an engine that nobody has used for this long; `never` keeps it running.",
@@ -271,6 +244,11 @@ class ModelSection(LimitsSection):
     health_path: HttpPath = Field(
         None, description="Route that answers 200 once the engine is ready; null asks the engine."
     )
+    sleep: Sleep = Field(
+        {},
+        description="How the engine gives its memory back and takes it again without being "
+        "stopped. Only for the engine `command`.",
+    )
     preload: Boolean = Field(False, description="Start the model together with the server.")
     pinned: Boolean = Field(False, description="Never stop the model to make room for another.")
     priority: Annotated[int, whole(-1000, 1000)] = Field(
@@ -323,13 +301,10 @@ def section_of(path: KeyPath) -> type[Section]:
     """The section whose key the last step of `path` is, or should be."""
     if path[0] == "models":
         within_model: dict[int, type[Section]] = {3: ModelSection, 5: ProfileSection}
+        if path[2:3] == ("sleep",):
+            within_model |= {5: SleepSection, 7: CallSection}
         return within_model.get(len(path), File)
     return SECTIONS.get(str(path[0]), File) if len(path) == 2 else File
-
-
-def keys_of(section: type[Section]) -> list[str]:
-    """The keys of a section as they are written."""
-    return [field.alias or name for name, field in section.model_fields.items()]
 
 
 def settable_paths() -> list[KeyPath]:
@@ -338,12 +313,3 @@ def settable_paths() -> list[KeyPath]:
     paths += [(name, key) for name, section in SECTIONS.items() for key in keys_of(section)]
     paths.remove(("devices", "budget"))
     return paths
-
-
-def written_keys(section: type[Section], value: object) -> dict[str, Any]:
-    """`value` in the words of the file: each of its fields that is a single value."""
-    return {
-        field.alias or name: kind.write(getattr(value, name))
-        for name, field in section.model_fields.items()
-        if (kind := _kind(field))
-    }

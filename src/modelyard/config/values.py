@@ -19,6 +19,10 @@ from modelyard.core.specs import Limits, ModelSpec
 ENGINE_NAMES = ("llamacpp", "command")
 """Engines that a model can name. `app.py` gives each of them an adapter."""
 
+SLEEP_PRESETS = ("vllm", "sglang", "lmdeploy")
+"""Engines whose sleep calls are known, so that a model needs to name only them.
+`engines.sleeping` knows the calls."""
+
 KeyPath = tuple[str | int, ...]
 """Keys and list positions that lead to a value: `("models", "qwen", "tasks", 0)`."""
 
@@ -62,6 +66,8 @@ class Devices:
     """Left free on every device that has no budget."""
     budget_mib: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     """Most that models may hold on a device, by device name; it replaces total less reserve."""
+    sample_every_s: float | None = 2.0
+    """How often devices are read; None reads them once, at the start."""
 
 
 @dataclass(frozen=True, slots=True)

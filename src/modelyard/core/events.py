@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 from modelyard.core.errors import ModelyardError
 from modelyard.core.lifecycle import EngineEvent
-from modelyard.core.specs import Device, ModelSpec, Placement
+from modelyard.core.specs import Device, ModelSpec, Need, Placement
 
 # ------------------------------------------------------------------------------------------ events
 
@@ -52,6 +52,13 @@ class RestartWanted(ModelEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class SleepWanted(ModelEvent):
+    """A person wants the model asleep, at this level."""
+
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
 class EngineNews(ModelEvent):
     """What happened to a model's engine."""
 
@@ -70,6 +77,14 @@ class EngineCleared(ModelEvent):
     """A suspected engine answers its health route."""
 
     run: int
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryMeasured(ModelEvent):
+    """What a ready replica really holds on each device."""
+
+    run: int
+    used_mib: Need
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +117,11 @@ SchedulerEvent = (
     | StartWanted
     | StopWanted
     | RestartWanted
+    | SleepWanted
     | EngineNews
     | EngineSuspected
     | EngineCleared
+    | MemoryMeasured
     | ModelsChanged
     | DevicesChanged
     | TimerDue
@@ -133,6 +150,24 @@ class StopEngine:
 
 
 @dataclass(frozen=True, slots=True)
+class SuspendEngine:
+    """Put a run to sleep once its requests in flight are done, or `drain_s` has passed."""
+
+    model: str
+    run: int
+    level: int
+    drain_s: float | None
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class WakeEngine:
+    model: str
+    run: int
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
 class Grant:
     """The waiting request may use this run of the model; its lease is counted already."""
 
@@ -154,4 +189,4 @@ class Changed:
     model: str
 
 
-SchedulerAction = StartEngine | StopEngine | Grant | Refuse | Changed
+SchedulerAction = StartEngine | StopEngine | SuspendEngine | WakeEngine | Grant | Refuse | Changed

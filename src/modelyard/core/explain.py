@@ -27,6 +27,10 @@ def why_waiting(
             return f"all {slot.spec.limits.concurrency} places of its engine are taken"
         case State.STARTING | State.RESTARTING:
             return f"its engine is starting (for {now - slot.started_at:.0f} s)"
+        case State.WAKING:
+            return f"its engine is waking up (for {now - slot.started_at:.1f} s)"
+        case State.SUSPENDING:
+            return f"its engine is going to sleep ({slot.why_stopping}) and wakes again after that"
         case State.STOPPING:
             return f"its engine is stopping ({slot.why_stopping}) and starts again after that"
         case State.BACKOFF if slot.retry_at > now:

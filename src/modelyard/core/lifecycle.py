@@ -13,6 +13,8 @@ from collections import deque
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from modelyard.core.specs import Need
+
 
 class State(StrEnum):
     """Where a replica is."""
@@ -20,6 +22,11 @@ class State(StrEnum):
     STOPPED = "stopped"
     STARTING = "starting"
     READY = "ready"
+    SUSPENDING = "suspending"
+    """Finishes the requests in flight, then gives its memory back and keeps its processes."""
+    ASLEEP = "asleep"
+    """Has its processes and little memory; wakes faster than it starts."""
+    WAKING = "waking"
     STOPPING = "stopping"
     """Takes no more requests, finishes those in flight, then ends its processes."""
     RESTARTING = "restarting"
@@ -49,6 +56,18 @@ class StopAsked(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class SleepAsked(Event):
+    """Idleness, another model's need or a person puts the replica to sleep."""
+
+    level: int
+
+
+@dataclass(frozen=True, slots=True)
+class WakeAsked(Event):
+    """The scheduler has found the memory that the replica gave back."""
+
+
+@dataclass(frozen=True, slots=True)
 class RestartAsked(Event):
     """A person wants a fresh engine on the same placement."""
 
@@ -63,6 +82,27 @@ class EngineEvent(Event):
 @dataclass(frozen=True, slots=True)
 class EngineReady(EngineEvent):
     """The engine answers its readiness probe."""
+
+
+@dataclass(frozen=True, slots=True)
+class EngineAsleep(EngineEvent):
+    """The engine sleeps, and this is what it was seen to hold since, on each device."""
+
+    held_mib: Need
+
+
+@dataclass(frozen=True, slots=True)
+class SleepFailed(EngineEvent):
+    """The engine did not go to sleep, or kept its memory."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class WakeFailed(EngineEvent):
+    """The engine did not wake up properly; only a fresh one can be trusted."""
+
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +123,8 @@ class Action(StrEnum):
 
     START_ENGINE = "start engine"
     STOP_ENGINE = "stop engine"
+    SUSPEND_ENGINE = "put engine to sleep"
+    WAKE_ENGINE = "wake engine"
 
 
 S = State
@@ -98,6 +140,29 @@ TRANSITIONS: dict[tuple[State, type[Event]], tuple[State, Action | None]] = {
     (S.READY, GaveUp): (S.FAILED, None),
     (S.READY, StopAsked): (S.STOPPING, Action.STOP_ENGINE),
     (S.READY, RestartAsked): (S.RESTARTING, Action.STOP_ENGINE),
+    (S.READY, SleepAsked): (S.SUSPENDING, Action.SUSPEND_ENGINE),
+    (S.SUSPENDING, EngineAsleep): (S.ASLEEP, None),
+    (S.SUSPENDING, SleepFailed): (S.STOPPING, Action.STOP_ENGINE),
+    (S.SUSPENDING, EngineExited): (S.BACKOFF, None),
+    (S.SUSPENDING, GaveUp): (S.FAILED, None),
+    (S.SUSPENDING, StopAsked): (S.STOPPING, Action.STOP_ENGINE),
+    (S.SUSPENDING, RestartAsked): (S.RESTARTING, Action.STOP_ENGINE),
+    (S.ASLEEP, WakeAsked): (S.WAKING, Action.WAKE_ENGINE),
+    (S.ASLEEP, EngineExited): (S.BACKOFF, None),
+    (S.ASLEEP, GaveUp): (S.FAILED, None),
+    (S.ASLEEP, StopAsked): (S.STOPPING, Action.STOP_ENGINE),
+    (S.WAKING, EngineReady): (S.READY, None),
+    (S.WAKING, WakeFailed): (S.RESTARTING, Action.STOP_ENGINE),
+    (S.WAKING, EngineExited): (S.BACKOFF, None),
+    (S.WAKING, GaveUp): (S.FAILED, None),
+    (S.WAKING, StopAsked): (S.STOPPING, Action.STOP_ENGINE),
+    (S.WAKING, RestartAsked): (S.RESTARTING, Action.STOP_ENGINE),
+    (S.STOPPING, EngineAsleep): (S.STOPPING, None),
+    (S.STOPPING, SleepFailed): (S.STOPPING, None),
+    (S.STOPPING, WakeFailed): (S.STOPPING, None),
+    (S.RESTARTING, EngineAsleep): (S.RESTARTING, None),
+    (S.RESTARTING, SleepFailed): (S.RESTARTING, None),
+    (S.RESTARTING, WakeFailed): (S.RESTARTING, None),
     (S.STOPPING, StopAsked): (S.STOPPING, Action.STOP_ENGINE),
     (S.STOPPING, RestartAsked): (S.RESTARTING, None),
     (S.STOPPING, EngineReady): (S.STOPPING, None),
@@ -111,7 +176,9 @@ TRANSITIONS: dict[tuple[State, type[Event]], tuple[State, Action | None]] = {
     (S.FAILED, StopAsked): (S.STOPPED, None),
 }
 
-HOLDING = frozenset({S.STARTING, S.READY, S.STOPPING, S.RESTARTING})
+ALIVE = frozenset({S.STARTING, S.READY, S.SUSPENDING, S.ASLEEP, S.WAKING})
+"""States in which a replica has an engine that nobody has given up."""
+HOLDING = ALIVE | {S.STOPPING, S.RESTARTING}
 """States in which a replica has, or may have, processes and therefore memory."""
 
 
@@ -130,6 +197,8 @@ class Replica:
     max_failures: int = 3
     state: State = State.STOPPED
     run: int = 0
+    level: int = 0
+    """How deep it sleeps, or last slept: 1 keeps its weights in host memory, 2 drops them."""
     failures: int = 0
     reason: str = ""
     """Why the last run ended, if it ended unasked and no later run became ready."""
@@ -160,7 +229,11 @@ class Replica:
     def _count_failures(self, event: Event) -> Event:
         if isinstance(event, EngineReady):
             self.reason = ""
-        elif isinstance(event, EngineExited) and self.state in (S.STARTING, S.READY):
+        elif isinstance(event, SleepAsked):
+            self.level = event.level
+        elif isinstance(event, SleepFailed | WakeFailed):
+            self.reason = event.reason
+        elif isinstance(event, EngineExited) and self.state in ALIVE:
             self.failures += 1
             self.reason = event.reason
             if event.permanent or self.failures >= self.max_failures:

@@ -10,9 +10,9 @@ Laws of this file:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice, product
+from itertools import groupby, islice
 
 from modelyard.core.devices import matching, short_name
 from modelyard.core.specs import Device, ModelSpec, Need, Placement, Profile
@@ -43,14 +43,10 @@ def candidates(spec: ModelSpec, devices: Sequence[Device]) -> tuple[list[Placeme
     passed_over: list[str] = []
     for profile in spec.profiles:
         meant = [matching(name, devices) for name in profile.devices]
-        choices = [c for c in product(*meant) if len({d.id for d in c}) == len(c)]
+        choices = list(islice(_choices(profile.devices, meant), MAX_CHOICES))
         if not choices:
             passed_over.append(_lacks(profile, meant, devices))
-        different = {
-            tuple(sorted(claims.items())): Placement(profile.name, claims)
-            for claims in (_claims(spec, profile, c) for c in islice(choices, MAX_CHOICES))
-        }
-        placements += different.values()
+        placements += [Placement(profile.name, _claims(spec, profile, each)) for each in choices]
     return placements, passed_over
 
 
@@ -110,6 +106,22 @@ def shortages(need: Need, left: Mapping[str, int]) -> list[Shortage]:
 def fits(need: Need, left: Mapping[str, int]) -> bool:
     """Whether `need` fits into what is left on every device it names."""
     return all(mib <= left.get(device, 0) for device, mib in need.items())
+
+
+def _choices(
+    names: Sequence[str], meant: Sequence[Sequence[Device]], taken: tuple[Device, ...] = ()
+) -> Iterator[tuple[Device, ...]]:
+    """Every way to give each name a device of its own; like names in one order only."""
+    at = len(taken)
+    if at == len(names):
+        yield taken
+        return
+    allowed = meant[at]
+    if at and names[at] == names[at - 1]:
+        allowed = allowed[allowed.index(taken[-1]) + 1 :]
+    for device in allowed:
+        if device not in taken:
+            yield from _choices(names, meant, (*taken, device))
 
 
 def _lacks(profile: Profile, meant: Sequence[Sequence[Device]], devices: Sequence[Device]) -> str:

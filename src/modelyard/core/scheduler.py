@@ -4,20 +4,16 @@ Laws of this file:
 - `Scheduler` owns every model's state, queue, leases and claims. Nobody else writes them.
 - A claim is held from the decision to start until no process of the run is left, so two starts can
   never promise the same memory.
-- Nobody is cut: a model in use leaves only by a drain, and only when another has waited for
-  `fair_after_s`. Idle models leave at once, least recently used first. Pinned ones stay.
-- Among waiting models the higher priority goes first, then the longer wait. Memory that is being
-  freed for one is promised to it and not given to a later one.
-
-The policy is the simple one; what it decides lies in `_serve_waiting` and its helpers alone.
+- Nobody is cut by a decision: models in use leave by a drain.
+- Who starts and who leaves is decided in `planning.py`; here it is carried out.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
-from modelyard.core import admission, eviction, placement
+from modelyard.core import admission, planning
 from modelyard.core.errors import (
     EngineStartFailed,
     ModelNotFound,
@@ -33,6 +29,7 @@ from modelyard.core.events import (
     EngineNews,
     EngineSuspected,
     Grant,
+    MemoryMeasured,
     ModelEvent,
     ModelsChanged,
     Refuse,
@@ -42,28 +39,37 @@ from modelyard.core.events import (
     SchedulerAction,
     SchedulerEvent,
     ShutdownAsked,
+    SleepWanted,
     StartEngine,
     StartWanted,
     StopEngine,
     StopWanted,
+    SuspendEngine,
+    WakeEngine,
 )
-from modelyard.core.eviction import Resident
 from modelyard.core.explain import why_waiting
 from modelyard.core.lifecycle import (
+    ALIVE,
     HOLDING,
     Action,
+    EngineAsleep,
     EngineEvent,
     EngineExited,
     EngineReady,
     Event,
     Replica,
     RestartAsked,
+    SleepAsked,
+    SleepFailed,
     StartAsked,
     State,
     StopAsked,
+    WakeAsked,
+    WakeFailed,
 )
+from modelyard.core.planning import Leave, Start, Wake
 from modelyard.core.policy import Policy
-from modelyard.core.specs import Device, ModelSpec, Placement
+from modelyard.core.specs import Device, ModelSpec
 from modelyard.core.state import ModelState
 
 
@@ -117,7 +123,7 @@ class Scheduler:
     def idle_deadline(self, model: str) -> float:
         """When the model will have been idle for too long; infinity if that cannot happen."""
         slot = self.models.get(model)
-        return math.inf if slot is None else self._idle_until(slot)
+        return math.inf if slot is None else min(self._idle_until(slot), self._awake_until(slot))
 
     def fail(self, model: str, reason: str) -> list[SchedulerAction]:
         """Give a model up after a bug of ours: end what it runs, refuse who waits."""
@@ -164,10 +170,14 @@ class Scheduler:
                 return self._stop_for_a_person(slot)
             case RestartWanted():
                 return self._restart(slot, now)
+            case SleepWanted(_, level):
+                return self._sleep_for_a_person(slot, level)
             case EngineNews(_, news):
                 return self._engine_news(slot, news, now)
             case EngineSuspected(_, run) | EngineCleared(_, run) if run == slot.replica.run:
                 slot.suspected = isinstance(event, EngineSuspected)
+            case MemoryMeasured(_, run, used_mib) if run == slot.replica.run:
+                slot.used_mib = used_mib
         return []
 
     def _request_waits(
@@ -202,7 +212,7 @@ class Scheduler:
         slot.retry_at = now
         if slot.state is State.FAILED:
             yield from self._revive(slot)
-        if slot.state not in (State.STARTING, State.READY, State.RESTARTING):
+        if slot.state not in (State.STARTING, State.READY, State.RESTARTING, State.WAKING):
             slot.wanted_since = now
             yield Changed(slot.spec.id)
 
@@ -213,8 +223,15 @@ class Scheduler:
         yield from self._refuse_all(slot, stopped)
         yield from self._stop(slot, "stopped by a person", slot.spec.limits.drain_timeout_s)
 
+    def _sleep_for_a_person(self, slot: ModelState, level: int) -> Iterator[SchedulerAction]:
+        slot.wanted_since = None
+        if slot.state is State.READY and level in slot.spec.sleep:
+            slot.bad_sleeper = False
+            drain_s = slot.spec.limits.drain_timeout_s
+            yield from self._sleep(slot, level, "put to sleep by a person", drain_s)
+
     def _restart(self, slot: ModelState, now: float) -> Iterator[SchedulerAction]:
-        if slot.state not in HOLDING:
+        if slot.state not in HOLDING or slot.state is State.ASLEEP:
             yield from self._want(slot, now)
             return
         slot.why_stopping = "restarted by a person"
@@ -227,15 +244,24 @@ class Scheduler:
             return
         before = slot.state
         yield from self._apply(slot, news)
-        if isinstance(news, EngineReady) and slot.state is State.READY:
-            slot.ready_since = slot.last_used = now
-            slot.wanted_since = None
-        elif isinstance(news, EngineExited):
-            yield from self._after_exit(slot, before, now)
+        match news:
+            case EngineReady() if slot.state is State.READY:
+                slot.ready_since = slot.last_used = now
+                slot.wanted_since = None
+            case EngineAsleep(_, held_mib) if slot.state is State.ASLEEP:
+                slot.asleep_mib = held_mib
+                slot.used_mib = {}
+            case SleepFailed() | WakeFailed():
+                slot.bad_sleeper = True
+                slot.why_stopping = slot.replica.reason
+            case EngineExited():
+                yield from self._after_exit(slot, before, now)
 
     def _after_exit(self, slot: ModelState, before: State, now: float) -> Iterator[SchedulerAction]:
         slot.in_flight = 0
         slot.suspected = False
+        slot.used_mib = {}
+        slot.asleep_mib = {}
         if slot.state is State.STARTING:  # restarted: the claim is kept
             slot.started_at = now
             return
@@ -277,6 +303,7 @@ class Scheduler:
             if _runs_differently(known.spec, spec):
                 # A restart would keep the old placement, which may be of a profile that is gone.
                 known.replica.forgive()
+                known.bad_sleeper = False
                 yield from self._stop(known, "its definition changed", spec.limits.drain_timeout_s)
             if known.spec != spec:
                 known.spec = spec
@@ -297,8 +324,8 @@ class Scheduler:
         self.devices = devices
         present = {device.id for device in devices}
         for slot in self._holders():
-            gone = sorted(slot.held_mib.keys() - present)
-            if gone and slot.state in (State.STARTING, State.READY, State.RESTARTING):
+            gone = sorted(slot.placement.claims_mib.keys() - present) if slot.placement else []
+            if gone and slot.state in ALIVE | {State.RESTARTING}:
                 yield from self._stop(slot, f"its device {', '.join(gone)} vanished", 0.0)
         for slot in self.models.values():
             if not slot.queue or slot.state in (State.STARTING, State.READY):
@@ -320,6 +347,11 @@ class Scheduler:
                 yield Refuse(ticket, WaitTimeout(f"{waited}: {why}"))
             if self._idle_until(slot) <= now:
                 yield from self._stop(slot, f"unused for {limits.idle_stop_s:g} s", None)
+            elif self._awake_until(slot) <= now:
+                level = planning.idle_level(slot, self.models, self.devices)
+                why = f"unused for {limits.idle_sleep_s:g} s"
+                if level < planning.STOP:
+                    yield from self._sleep(slot, level, why, None)
             if slot.state is State.FAILED and slot.wanted and slot.retry_at <= now:
                 yield from self._revive(slot)
             if slot.state is State.BACKOFF and not slot.wanted and slot.retry_at <= now:
@@ -349,82 +381,23 @@ class Scheduler:
         return actions
 
     def _serve_waiting(self, now: float) -> Iterator[SchedulerAction]:
-        waiting = [s for s in self.models.values() if s.wanted and self._startable(s, now)]
-        if not waiting:
-            return
-        waiting.sort(key=lambda slot: (-slot.spec.priority, slot.waiting_since))
-        left = placement.free(self.devices, [slot.held_mib for slot in self._holders()])
-        soon = dict(left)  # what is left when all who are stopping have stopped
-        for slot in self._holders():
-            if slot.state is State.STOPPING:
-                placement.give(soon, slot.held_mib)
-        for slot in waiting:
-            yield from self._place(slot, left, soon, now)
-
-    def _place(
-        self, slot: ModelState, left: dict[str, int], soon: dict[str, int], now: float
-    ) -> Iterator[SchedulerAction]:
-        """Give the model the first profile whose memory can be had, and say why not the others.
-
-        It starts now, or is promised memory that is being freed, or idle models leave for it. Only
-        if no profile can be had like this, and it has waited long enough, models in use leave.
-        """
-        found, slot.passed_over = placement.candidates(slot.spec, self.devices)
-        profiles = placement.by_profile(found)
-        for choices in profiles:
-            chosen = placement.roomiest(choices, left, soon)
-            if chosen is not None:
-                placement.take(left, chosen.claims_mib)
-                placement.take(soon, chosen.claims_mib)
-                slot.placement = chosen
-                slot.started_at = now
-                yield from self._apply(slot, StartAsked())
-                return
-            promised = placement.roomiest(choices, soon)
-            if promised is not None:
-                placement.take(soon, promised.claims_mib)
-                return
-            if (yield from self._make_room(slot, choices, soon, self._idle_residents())):
-                return
-            slot.passed_over.append(placement.shortage(choices, soon))
-        if now - slot.waiting_since >= self.policy.fair_after_s:
-            for choices in profiles:
-                residents = self._residents_with_their_share(now)
-                if (yield from self._make_room(slot, choices, soon, residents)):
-                    return
-
-    def _make_room(
-        self,
-        slot: ModelState,
-        choices: Sequence[Placement],
-        soon: dict[str, int],
-        offered: Sequence[Resident],
-    ) -> Generator[SchedulerAction, None, bool]:
-        """Stop as few of the offered as possible so that one of the choices fits soon."""
-        for choice in choices:
-            leaving = eviction.victims(choice.claims_mib, soon, offered)
-            if leaving is None:
-                continue
-            for model in leaving:
-                placement.give(soon, self.models[model].held_mib)
-                why = f"to make room for {slot.spec.id}"
-                yield from self._stop(self.models[model], why, None)
-            placement.take(soon, choice.claims_mib)
-            return True
-        return False
-
-    def _idle_residents(self) -> list[Resident]:
-        return _least_recently_used(s for s in self.models.values() if s.idle and _may_leave(s))
-
-    def _residents_with_their_share(self, now: float) -> list[Resident]:
-        """Idle models, then models in use that have been ready for as long as anybody must wait."""
-        enough = now - self.policy.fair_after_s
-        busy = [
-            slot
-            for slot in self.models.values()
-            if slot.state is State.READY and not slot.idle and slot.ready_since <= enough
-        ]
-        return self._idle_residents() + _least_recently_used(s for s in busy if _may_leave(s))
+        plan = planning.plan(self.models, self.devices, self.policy, now)
+        for model, passed_over in plan.passed_over.items():
+            self.models[model].passed_over = passed_over
+        for step in plan.steps:
+            slot = self.models[step.model]
+            match step:
+                case Leave(_, level, why) if level == planning.STOP:
+                    yield from self._stop(slot, why, None)
+                case Leave(_, level, why):
+                    yield from self._sleep(slot, level, why, None)
+                case Wake():
+                    slot.started_at = now
+                    yield from self._apply(slot, WakeAsked())
+                case Start(_, chosen):
+                    slot.placement = chosen
+                    slot.started_at = now
+                    yield from self._apply(slot, StartAsked())
 
     # ------------------------------------------------------------------------------------- helpers
 
@@ -437,12 +410,23 @@ class Scheduler:
             yield StartEngine(slot.spec, slot.replica.run, slot.placement)
         elif action is Action.STOP_ENGINE:
             yield self._stop_action(slot, drain_s)
+        elif action is Action.SUSPEND_ENGINE:
+            model, run, level = slot.spec.id, slot.replica.run, slot.replica.level
+            yield SuspendEngine(model, run, level, drain_s, slot.why_stopping)
+        elif action is Action.WAKE_ENGINE:
+            yield WakeEngine(slot.spec.id, slot.replica.run, slot.replica.level)
         yield Changed(slot.spec.id)
 
     def _stop(self, slot: ModelState, why: str, drain_s: float | None) -> Iterator[SchedulerAction]:
         if slot.state is not State.STOPPED:
             slot.why_stopping = why
             yield from self._apply(slot, StopAsked(), drain_s)
+
+    def _sleep(
+        self, slot: ModelState, level: int, why: str, drain_s: float | None
+    ) -> Iterator[SchedulerAction]:
+        slot.why_stopping = why
+        yield from self._apply(slot, SleepAsked(level), drain_s)
 
     def _stop_action(self, slot: ModelState, drain_s: float | None) -> StopEngine:
         model, grace_s = slot.spec.id, slot.spec.limits.stop_grace_s
@@ -454,44 +438,36 @@ class Scheduler:
         for ticket in tickets:
             yield Refuse(ticket, error)
 
-    def _startable(self, slot: ModelState, now: float) -> bool:
-        if slot.state is State.BACKOFF:
-            return slot.retry_at <= now
-        return slot.state is State.STOPPED
-
     def _holders(self) -> list[ModelState]:
         return [slot for slot in self.models.values() if slot.placement is not None]
 
     def _idle_until(self, slot: ModelState) -> float:
         idle_stop_s = slot.spec.limits.idle_stop_s
-        if not slot.idle or slot.spec.pinned or idle_stop_s is None:
+        unused = slot.idle or (slot.state is State.ASLEEP and not slot.wanted)
+        if not unused or slot.spec.pinned or idle_stop_s is None:
             return math.inf
         return slot.last_used + idle_stop_s
+
+    def _awake_until(self, slot: ModelState) -> float:
+        idle_sleep_s = slot.spec.limits.idle_sleep_s
+        may_sleep = slot.idle and slot.sleep_levels and not slot.spec.pinned
+        return math.inf if not may_sleep or idle_sleep_s is None else slot.last_used + idle_sleep_s
 
     def _deadlines(self, now: float) -> Iterator[float]:
         anybody_waits = False
         for slot in self.models.values():
-            yield self._idle_until(slot)
+            yield min(self._idle_until(slot), self._awake_until(slot))
             if slot.queue:
                 yield next(iter(slot.queue.values())) + slot.spec.limits.max_wait_s
             if slot.state in (State.BACKOFF, State.FAILED):
                 yield slot.retry_at
-            if slot.wanted and self._startable(slot, now):
+            if slot.wanted and planning.is_startable(slot, now):
                 anybody_waits = True
                 yield slot.waiting_since + self.policy.fair_after_s
         if anybody_waits:
             for slot in self.models.values():
                 if slot.state is State.READY:
                     yield slot.ready_since + self.policy.fair_after_s
-
-
-def _may_leave(slot: ModelState) -> bool:
-    return not slot.spec.pinned
-
-
-def _least_recently_used(slots: Iterable[ModelState]) -> list[Resident]:
-    ordered = sorted(slots, key=lambda slot: slot.last_used)
-    return [Resident(slot.spec.id, slot.held_mib) for slot in ordered]
 
 
 def _runs_differently(old: ModelSpec, new: ModelSpec) -> bool:

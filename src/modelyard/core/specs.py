@@ -81,6 +81,8 @@ class Profile:
 class Limits:
     """Times and bounds of one model. Every field can be set in the config."""
 
+    idle_sleep_s: float | None = 600.0
+    """Put an engine that can sleep to sleep after this long without use; None never does."""
     idle_stop_s: float | None = 3600.0
     """Stop an engine that nobody has used for this long; None never stops it."""
     max_wait_s: float = 600.0
@@ -97,6 +99,28 @@ class Limits:
     """Time between asking an engine's processes to end and killing them."""
     response_timeout_s: float = 600.0
     """Longest silence of an engine, before the first byte of an answer and between two parts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One HTTP request to an engine's own control routes; 2xx is success."""
+
+    method: str
+    path: str
+    body: str | None = None
+    """JSON text."""
+    timeout_s: float = 120.0
+
+    def __str__(self) -> str:
+        return f"{self.method} {self.path}"
+
+
+@dataclass(frozen=True, slots=True)
+class SleepLevel:
+    """How an engine is put to sleep at one level, and how it wakes."""
+
+    enter: tuple[Call, ...]
+    leave: tuple[Call, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +144,10 @@ class ModelSpec:
     cwd: str | None = None
     health_path: str | None = None
     """Route that answers 200 when the engine is ready; None asks the engine's adapter."""
+    sleep: Mapping[int, SleepLevel] = field(default_factory=dict)
+    """Sleep levels of the engine: 1 keeps the weights in host memory, 2 drops them."""
+    sleep_preset: str = ""
+    """Name of a known engine whose levels fill an empty `sleep`; see `engines.sleeping`."""
     preload: bool = False
     pinned: bool = False
     priority: int = 0

@@ -23,6 +23,12 @@ class ModelState:
     """Waiting tickets in order of arrival, with the time each arrived."""
     in_flight: int = 0
     placement: Placement | None = None
+    used_mib: Need = field(default_factory=dict)
+    """What its replica was last measured to hold; empty until it is measured."""
+    asleep_mib: Need = field(default_factory=dict)
+    """What its replica keeps while it sleeps, on each device and the host."""
+    bad_sleeper: bool = False
+    """Its engine failed to sleep or to wake: it is stopped instead until it is defined anew."""
     passed_over: list[str] = field(default_factory=list)
     """Why each profile before the chosen one was not taken when it was last placed."""
     wanted_since: float | None = None
@@ -58,8 +64,22 @@ class ModelState:
 
     @property
     def held_mib(self) -> Need:
-        """What it claims on each device at this moment."""
-        return self.placement.claims_mib if self.placement else {}
+        """What it counts for on each device.
+
+        Its claim, or more where it really holds more; asleep, what it was seen to keep.
+        """
+        if self.placement is None:
+            return {}
+        if self.state is State.ASLEEP:
+            return self.asleep_mib
+        claims = self.placement.claims_mib
+        over = {d: mib for d, mib in self.used_mib.items() if mib > claims.get(d, 0)}
+        return {**claims, **over} if over else claims
+
+    @property
+    def sleep_levels(self) -> list[int]:
+        """The levels at which its engine can be trusted to sleep."""
+        return [] if self.bad_sleeper else sorted(self.spec.sleep)
 
     def has_room(self) -> bool:
         if self.state is not State.READY or self.suspected:

@@ -31,7 +31,13 @@ class ModelView:
     passed_over: list[str] = field(default_factory=list)
     """Why each profile before it was not taken."""
     memory_mib: dict[str, int] = field(default_factory=dict)
-    """What the running replica claims on each device."""
+    """What the running or sleeping replica counts for on each device."""
+    sleep_level: int = 0
+    """How deep it sleeps: 1 or 2, 0 if it does not."""
+    sleep_levels: list[int] = field(default_factory=list)
+    """Levels at which its engine can sleep."""
+    used_mib: dict[str, int] = field(default_factory=dict)
+    """What it was last measured to hold."""
     run: int = 0
     pid: int | None = None
     in_flight: int = 0
@@ -53,16 +59,39 @@ class ModelView:
 
 
 @dataclass(frozen=True, slots=True)
+class ShareView:
+    """What one replica claims on a device, and what it really holds there, where that is known."""
+
+    model: str
+    state: str
+    claim_mib: int
+    used_mib: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class DeviceView:
-    """One device: its size, what replicas may hold there, and what they claim."""
+    """One device: what there is, what replicas may hold, what they claim and really hold."""
 
     id: str
     name: str
     total_mib: int
     capacity_mib: int
+    """What replicas may hold together now."""
     claimed_mib: int
+    """What they count for: their claims, or more where they really hold more."""
+    kind: str = "cpu"
+    index: int = 0
+    ceiling_mib: int = 0
+    """What they could hold if no stranger used anything: the budget, or total less reserve."""
+    strangers_mib: int = 0
+    """What processes that are not ours use."""
+    shares: list[ShareView] = field(default_factory=list)
     used_mib: int | None = None
-    """What the whole machine uses there now, where the probe can tell."""
+    """What everybody together uses, as the driver says."""
+    utilisation: float | None = None
+    temperature_c: float | None = None
+    power_w: float | None = None
+    notes: list[str] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +117,8 @@ class Info:
     """Engines that became ready since the start."""
     stops: int
     """Engines that were stopped since the start, evictions among them."""
+    sleeps: int = 0
+    wakes: int = 0
     problems: list[str] = field(default_factory=list)
     """Model files and folders that could not be used, and why."""
 

@@ -5,6 +5,8 @@ Laws of this file:
 - `read` may block, for as long as a hung driver likes: it is called in a thread of its own.
 - A probe whose driver or hardware is absent finds no devices; a driver that fails raises
   `ProbeFailed` with its reason, and the devices it told of before are not forgotten.
+- A device that is there but cannot be used is told with its `failure` and no memory. It never
+  hides the others.
 """
 
 from __future__ import annotations
@@ -46,6 +48,9 @@ class Reading:
     pci: str | None = None
     notes: tuple[str, ...] = ()
     """What a user should know: a MIG instance, a vGPU, memory shared with the host."""
+    failure: str | None = None
+    """Why it cannot be used now, such as a GPU that fell off its bus; then `total_mib` is 0 and
+    what ran there is lost as if the device had vanished. None while it works."""
 
 
 class Probe(Protocol):

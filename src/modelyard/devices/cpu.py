@@ -3,39 +3,77 @@
 Laws of this file:
 - A container sees the memory of its machine, so the limits of the control groups above this
   process count too; the smallest of them is the memory there is.
-- A limit that cannot be read is no limit; the physical memory always is one.
-
-Files and formats: the kernel's admin-guide, cgroup-v2 ("memory.max" holds bytes or "max") and
-cgroup-v1/memory ("memory.limit_in_bytes", a huge number where there is no limit);
-/proc/[pid]/cgroup is described in cgroups(7).
+- What is used is what cannot be had: the fullest of the machine and those groups decides.
+- The physical memory always is a limit. Load is told from the second reading on, because it is a
+  difference of two counts; a first guess would be a lie.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
-from typing import Final
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Final, NamedTuple
 
 import psutil
 
 from modelyard.core.specs import HOST_DEVICE, Device
+from modelyard.devices import cgroups
+from modelyard.devices.base import Reading
 
 DEFAULT_RESERVE_MIB: Final = 512
 _MIB: Final = 2**20
+_PROCESSOR_SENSORS: Final = (
+    "coretemp",
+    "k10temp",
+    "zenpower",
+    "cpu_thermal",
+    "cpu-thermal",
+    "soc_thermal",
+)
+"""Drivers under /sys/class/hwmon that measure the processor, by the names they give themselves
+(kernel documentation, hwmon/coretemp, hwmon/k10temp; thermal zones on ARM boards)."""
+
+
+class CpuTime(NamedTuple):
+    """Seconds that all processors together spent since the machine started."""
+
+    busy: float
+    all: float
 
 
 def _physical_bytes() -> int:
     return int(psutil.virtual_memory().total)
 
 
+def _available_bytes() -> int:
+    return int(psutil.virtual_memory().available)
+
+
+def _cpu_time() -> CpuTime:
+    times = psutil.cpu_times()._asdict()
+    # Linux counts the time of virtual machines twice, as `guest` and within `user` (proc_stat(5)).
+    spent = sum(seconds for name, seconds in times.items() if not name.startswith("guest"))
+    return CpuTime(spent - times["idle"] - times.get("iowait", 0.0), spent)
+
+
+def _temperatures() -> Mapping[str, Sequence[float]]:
+    """Degrees Celsius by sensor driver; none where psutil has no sensors on this platform."""
+    read = getattr(psutil, "sensors_temperatures", None)
+    if read is None:
+        return {}
+    return {name: [part.current for part in parts] for name, parts in read().items()}
+
+
 class CpuProbe:
-    """Finds the host's memory. It is always there, so `devices` always returns one device.
+    """Finds the host's memory. It is always there, so every reading tells one device.
 
     `reserve_mib` is left to the rest of the machine; `budget_mib`, where given, replaces the
-    reckoning and is what models may hold, but never more than there is.
+    reckoning and is what models may hold, but never more than there is. The other parameters are
+    where the facts come from.
     """
 
     name = HOST_DEVICE
+    kind = HOST_DEVICE
 
     def __init__(
         self,
@@ -43,6 +81,9 @@ class CpuProbe:
         reserve_mib: int = DEFAULT_RESERVE_MIB,
         budget_mib: int | None = None,
         physical_bytes: Callable[[], int] = _physical_bytes,
+        available_bytes: Callable[[], int] = _available_bytes,
+        cpu_time: Callable[[], CpuTime] = _cpu_time,
+        temperatures: Callable[[], Mapping[str, Sequence[float]]] = _temperatures,
         cgroup_root: Path = Path("/sys/fs/cgroup"),
         process_cgroups: Path = Path("/proc/self/cgroup"),
     ) -> None:
@@ -51,8 +92,30 @@ class CpuProbe:
         self._reserve_mib = reserve_mib
         self._budget_mib = budget_mib
         self._physical_bytes = physical_bytes
+        self._available_bytes = available_bytes
+        self._cpu_time = cpu_time
+        self._temperatures = temperatures
         self._cgroup_root = cgroup_root
         self._process_cgroups = process_cgroups
+        self._last_time: CpuTime | None = None
+
+    def read(self) -> tuple[Reading, ...]:
+        """The host: its memory, its load since the last reading and the processor's heat."""
+        total, used = self._memory()
+        limited = total < self._physical_bytes() // _MIB
+        return (
+            Reading(
+                id=HOST_DEVICE,
+                kind=self.kind,
+                index=0,
+                name=HOST_DEVICE,
+                total_mib=total,
+                used_mib=used,
+                utilisation=self._load(),
+                temperature_c=self._temperature(),
+                notes=("limited by a control group",) if limited else (),
+            ),
+        )
 
     def devices(self) -> tuple[Device, ...]:
         total = self.total_mib()
@@ -64,41 +127,28 @@ class CpuProbe:
 
     def total_mib(self) -> int:
         """The machine's memory, or the smallest limit of a control group above this process."""
-        limits = (limit for file in self._limit_files() if (limit := _limit_in(file)) is not None)
-        return min(self._physical_bytes(), *limits, self._physical_bytes()) // _MIB
+        return self._memory()[0]
 
     def used_mib(self) -> int:
-        """What the whole machine uses now, without caches that would give way. For display."""
-        memory = psutil.virtual_memory()
-        return int(memory.total - memory.available) // _MIB
+        """What of `total_mib` cannot be had now. Caches that would give way are not counted."""
+        return self._memory()[1]
 
-    def _limit_files(self) -> Iterator[Path]:
-        """The files that may limit this process: those of its groups and of all above them."""
-        for line in _text_of(self._process_cgroups).splitlines():
-            number, _, rest = line.partition(":")
-            controllers, _, group = rest.partition(":")
-            if number == "0" and not controllers:
-                folder, file = self._cgroup_root, "memory.max"
-            elif "memory" in controllers.split(","):
-                folder, file = self._cgroup_root / "memory", "memory.limit_in_bytes"
-            else:
-                continue
-            # A container may see the group's path as its host names it; then only the folder at
-            # the root exists here, and it holds the container's own limit.
-            inside = PurePosixPath(group.lstrip("/"))
-            if ".." not in inside.parts:
-                yield from (folder / part / file for part in (inside, *inside.parents))
-            yield folder / file
+    def _memory(self) -> tuple[int, int]:
+        total = self._physical_bytes()
+        free = min(self._available_bytes(), total)
+        for group in cgroups.limits(self._cgroup_root, self._process_cgroups):
+            total = min(total, group.limit)
+            if group.used is not None:
+                free = min(free, max(0, group.limit - group.used))
+        return total // _MIB, max(0, total // _MIB - free // _MIB)
 
+    def _load(self) -> float | None:
+        now = self._cpu_time()
+        before, self._last_time = self._last_time, now
+        if before is None or now.all <= before.all:
+            return None
+        return min(1.0, max(0.0, (now.busy - before.busy) / (now.all - before.all)))
 
-def _text_of(file: Path) -> str:
-    try:
-        return file.read_text(encoding="ascii", errors="replace")
-    except OSError:
-        # No control groups of this version here: nothing limits the process this way.
-        return ""
-
-
-def _limit_in(file: Path) -> int | None:
-    text = _text_of(file).strip()
-    return int(text) if text.isascii() and text.isdecimal() else None
+    def _temperature(self) -> float | None:
+        told = self._temperatures()
+        return max((t for name in _PROCESSOR_SENSORS for t in told.get(name, ())), default=None)

@@ -16,13 +16,24 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from modelyard.core.specs import Command, Endpoint, ModelSpec, OptionValue, Placement, Progress
+from modelyard.core.specs import (
+    HOST_DEVICE,
+    Command,
+    Endpoint,
+    ModelSpec,
+    OptionValue,
+    Placement,
+    Progress,
+)
 from modelyard.engines.base import Failure
+from modelyard.engines.sleeping import PRESETS
+from modelyard.engines.visibility import visible_devices
 
 BLANKS = ("port", "host", "model", "alias")
 
 _BLANK = re.compile(r"\{\{(?P<kept>[A-Za-z_]+)\}\}|(?<!\$)\{(?P<name>[A-Za-z_]+)\}")
 _SCRIPTS = frozenset({".sh", ".bash", ".bat", ".cmd", ".ps1", ".py"})
+SLEEP_LEVELS = (1, 2)
 _PORT_OPTION = "port"
 _LAST_PORT = 65535
 
@@ -69,7 +80,9 @@ class CommandEngine:
             "alias": spec.id,
         }
         filled = tuple(fill(argument, values) for argument in argv)
-        env = {name: fill(value, values) for name, value in spec.env.items()}
+        # A command on the host alone may be a script that chooses its own cards: it sees them all.
+        seen = visible_devices(placement) if set(placement.claims_mib) - {HOST_DEVICE} else {}
+        env = {**seen, **{name: fill(value, values) for name, value in spec.env.items()}}
         return Command((_program(filled[0], spec.cwd), *filled[1:]), env=env, cwd=spec.cwd)
 
     def fixed_port(self, spec: ModelSpec) -> int | None:
@@ -139,6 +152,7 @@ def _problems(spec: ModelSpec) -> Iterator[str]:
     yield from _option_problems(spec.options)
     for path, argv in commands.items():
         yield from _command_problems(path, argv, spec)
+    yield from _sleep_problems(spec)
     for name, value in spec.env.items():
         yield from (f"env.{name}: {problem}" for problem in _unknown_blanks(value))
 
@@ -164,6 +178,21 @@ def _option_problems(options: Mapping[str, OptionValue]) -> Iterator[str]:
             yield f"options.port: it must be a whole number, not {value!r}"
         elif not 0 < value <= _LAST_PORT:
             yield f"options.port: it must be between 1 and {_LAST_PORT}, not {value}"
+
+
+def _sleep_problems(spec: ModelSpec) -> Iterator[str]:
+    if spec.sleep_preset and spec.sleep_preset not in PRESETS:
+        known = ", ".join(PRESETS)
+        yield f"sleep: {spec.sleep_preset!r} is no engine whose sleep is known; there are {known}"
+    for level, calls in spec.sleep.items():
+        if level not in SLEEP_LEVELS:
+            yield f"sleep.{level}: there are the levels 1 and 2; stopping is what comes after"
+        for key, made in (("sleep", calls.enter), ("wake", calls.leave)):
+            if not made:
+                yield f"sleep.{level}.{key}: needs at least one call"
+            for index, call in enumerate(made):
+                if not call.path.startswith("/"):
+                    yield f"sleep.{level}.{key}[{index}]: {call.path!r} is not a route"
 
 
 def _blanks(text: str) -> Iterator[str]:

@@ -28,6 +28,7 @@ from modelyard.core.specs import (
 from modelyard.engines import llamacpp_options, llamacpp_output
 from modelyard.engines.base import Failure
 from modelyard.engines.llamacpp_table import CHAT_TEMPLATE_FILE
+from modelyard.engines.visibility import visible_devices
 
 _SERVER_MODULE = "modelyard.servers.llamacpp"
 _AUTO_SLOTS = -1
@@ -61,7 +62,7 @@ class LlamaCpp:
             argv = self._built_in(spec, endpoint, settings)
         else:
             argv = self._llama_server(self._binary, spec, endpoint, settings)
-        devices = self._visible_devices(placement)
+        devices = {} if self._unified_memory else visible_devices(placement)
         return Command(argv, env={**devices, **spec.env}, cwd=spec.cwd)
 
     def fixed_port(self, spec: ModelSpec) -> int | None:  # noqa: ARG002 - any port will do
@@ -122,15 +123,6 @@ class LlamaCpp:
 
     def _is_host_only(self, placement: Placement) -> bool:
         return set(placement.claims_mib) <= {HOST_DEVICE} and not self._unified_memory
-
-    def _visible_devices(self, placement: Placement) -> dict[str, str]:
-        """Keeps a replica on the GPUs it was placed on, by the UUIDs that NVML gives them."""
-        if self._unified_memory:
-            return {}
-        gpus = [device for device in placement.claims_mib if device != HOST_DEVICE]
-        if all(device.startswith(("GPU-", "MIG-")) for device in gpus):
-            return {"CUDA_VISIBLE_DEVICES": ",".join(gpus)}
-        return {}
 
     # ----------------------------------------------------------------------------------- commands
 

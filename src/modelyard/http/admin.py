@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Annotated, Any
 
 import msgspec
@@ -21,9 +21,9 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from modelyard import __version__
-from modelyard.core import admission
+from modelyard.core import admission, planning
 from modelyard.core.errors import InvalidRequest, ModelyardError
-from modelyard.core.events import RestartWanted, StartWanted, StopWanted
+from modelyard.core.events import RestartWanted, SleepWanted, StartWanted, StopWanted
 from modelyard.core.specs import ModelSpec
 from modelyard.core.views import DeviceView, Event, Info, LineView, LogView, ModelView
 from modelyard.http.errors import headers_of, openai_error, status_of
@@ -43,8 +43,6 @@ class Facts:
     models_dirs: Sequence[str]
     answered: Callable[[], int]
     """Inference requests answered so far."""
-    used_mib: Callable[[], dict[str, int]]
-    """What the machine uses now, by device."""
     problems: list[str] = field(default_factory=list)
     started_at: float = field(default_factory=time.time)
 
@@ -59,6 +57,7 @@ def build(yard: Loop, facts: Facts, door: Door) -> FastAPI:
     app.include_router(_health())
     app.include_router(_openai_models(yard, facts))
     app.include_router(_server(yard, facts))
+    app.include_router(_orders(yard))
     app.include_router(_models(yard))
     app.add_middleware(_AtTheDoor, door=door)
     app.add_exception_handler(ModelyardError, _modelyard_error)
@@ -135,14 +134,15 @@ def _server(yard: Loop, facts: Facts) -> APIRouter:
             memory_mib=process.memory_info().rss >> 20,
             loads=yard.loads,
             stops=yard.stops,
+            sleeps=yard.sleeps,
+            wakes=yard.wakes,
             problems=list(facts.problems),
         )
 
     @router.get("/devices")
     async def devices() -> list[DeviceView]:
         """The devices, what replicas may hold there, and what they claim."""
-        used = facts.used_mib()
-        return [replace(view, used_mib=used.get(view.id)) for view in yard.view_devices()]
+        return yard.view_devices()
 
     @router.get("/events")
     async def events(
@@ -175,6 +175,35 @@ def _models(yard: Loop) -> APIRouter:
         """Every model and its state."""
         return [yard.view(slot) for slot in yard.scheduler.models.values()]
 
+    @router.get("/{model:path}/logs")
+    async def logs(
+        model: str, lines: Annotated[int, Query(ge=1, le=MAX_LOG_LINES)] = 200
+    ) -> LogView:
+        """The newest lines of the model's running or last engine."""
+        return yard.view_log(yard.names.resolve(model).id, lines)
+
+    @router.get("/{model:path}/logs/follow")
+    async def follow(
+        model: str, lines: Annotated[int, Query(ge=0, le=MAX_LOG_LINES)] = 200
+    ) -> Response:
+        """The newest lines and all later ones as server-sent events, over any number of runs."""
+        model_id = yard.names.resolve(model).id
+        return StreamingResponse(_follow(yard, model_id, lines), media_type="text/event-stream")
+
+    @router.get("/{model:path}")
+    async def model(model: str) -> ModelView:
+        """One model, by its id or an alias."""
+        return view(model)
+
+    return router
+
+
+def _orders(yard: Loop) -> APIRouter:
+    router = APIRouter(prefix="/api/models", tags=["models"])
+
+    def view(model: str) -> ModelView:
+        return yard.view(yard.scheduler.models[yard.names.resolve(model).id])
+
     @router.post("/{model:path}/start", status_code=202)
     async def start(model: str) -> ModelView:
         """Have the model running. Answers at once; `/api/events` tells how it goes."""
@@ -195,25 +224,29 @@ def _models(yard: Loop) -> APIRouter:
         yard.post(RestartWanted(yard.names.resolve(model).id))
         return view(model)
 
-    @router.get("/{model:path}/logs")
-    async def logs(
-        model: str, lines: Annotated[int, Query(ge=1, le=MAX_LOG_LINES)] = 200
-    ) -> LogView:
-        """The newest lines of the model's running or last engine."""
-        return yard.view_log(yard.names.resolve(model).id, lines)
-
-    @router.get("/{model:path}/logs/follow")
-    async def follow(
-        model: str, lines: Annotated[int, Query(ge=0, le=MAX_LOG_LINES)] = 200
-    ) -> Response:
-        """The newest lines and all later ones as server-sent events, over any number of runs."""
-        model_id = yard.names.resolve(model).id
-        return StreamingResponse(_follow(yard, model_id, lines), media_type="text/event-stream")
-
-    @router.get("/{model:path}")
-    async def model(model: str) -> ModelView:
-        """One model, by its id or an alias."""
+    @router.post("/{model:path}/sleep", status_code=202)
+    async def sleep(
+        model: str,
+        level: Annotated[int, Query(ge=1, le=planning.STOP, description="3 stops")] = 2,
+    ) -> ModelView:
+        """Let requests in flight end, then put the engine to sleep. Waiting requests wake it."""
+        spec = yard.names.resolve(model)
+        if level == planning.STOP:
+            yard.post(StopWanted(spec.id))
+        elif level in spec.sleep:
+            yard.post(SleepWanted(spec.id, level))
+        else:
+            can = ", ".join(str(known) for known in sorted(spec.sleep)) or "none"
+            raise InvalidRequest(
+                f"the engine of {spec.id!r} cannot sleep at level {level}; its levels: {can}",
+                hint="level 3 stops any model; `sleep` in the configuration declares levels",
+            )
         return view(model)
+
+    @router.post("/{model:path}/wake", status_code=202)
+    async def wake(model: str) -> ModelView:
+        """Have a sleeping model awake, or a stopped one started."""
+        return await start(model)
 
     return router
 

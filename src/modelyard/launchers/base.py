@@ -54,6 +54,10 @@ class Process(Protocol):
     @property
     def log(self) -> EngineLog: ...
 
+    def pids(self) -> set[int]:
+        """The process and its descendants that live now. Reads the process table: may block."""
+        ...
+
     async def wait(self) -> Exit:
         """Return when the process has ended. May be awaited by several tasks."""
         ...

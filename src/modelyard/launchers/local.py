@@ -94,6 +94,10 @@ class LocalProcess:
         assert self._popen is not None, "only a started process is handed out"
         return self._popen
 
+    def pids(self) -> set[int]:
+        """The processes of the run that live now."""
+        return set() if self._ended.done() else guard.members({self.run: self.pid})
+
     async def started(self) -> None:
         """Start the process. Raises LaunchError; if cancelled, the process is ended."""
         try:

@@ -2,7 +2,9 @@
 
 Laws of this file:
 - `live` never raises for anything the engine, the machine or the launcher does: it returns how the
-  run ended, once, after no process of it is left.
+  run ended, once, after no process of it is left and its memory was seen to be back.
+- Sleep and wake are orders within a run, carried out one at a time. A stop comes before all of
+  them; an exit ends them.
 - Whatever interrupts the run (a stop, a time-out, a cancelled server) goes through the same
   `finally`: connections closed, processes ended.
 """
@@ -11,14 +13,24 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from modelyard.core.errors import LaunchError
 from modelyard.core.events import StartEngine
-from modelyard.core.lifecycle import EngineExited
+from modelyard.core.lifecycle import (
+    EngineAsleep,
+    EngineEvent,
+    EngineExited,
+    EngineReady,
+    SleepFailed,
+    WakeFailed,
+)
 from modelyard.core.specs import Endpoint, Progress
 from modelyard.engines.base import Engine, Failure
 from modelyard.launchers.base import EngineLog, Exit, Launcher, LogLine, Process
+from modelyard.runtime.control import ControlFailed, call
+from modelyard.runtime.memory_watch import MemoryKept, MemoryWatch
 from modelyard.runtime.readiness import is_taken, until_ready
 from modelyard.runtime.upstream import Upstream
 
@@ -28,16 +40,30 @@ HUNG_AFTER_S = 30.0
 """How long an engine that broke an answer off may leave its health route unanswered."""
 
 
+@dataclass(frozen=True, slots=True)
+class Suspend:
+    """Sleep once no request is in flight, or `drain_s` has passed."""
+
+    level: int
+    drain_s: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    level: int
+
+
 class EngineRun:
-    """A run in progress. `upstream` exists once the engine is ready."""
+    """A run in progress. `upstream` takes requests once the engine is ready."""
 
     def __init__(
         self,
         start: StartEngine,
         engine: Engine,
         endpoint: Endpoint,
+        memory: MemoryWatch,
         *,
-        on_ready: Callable[[EngineRun], None],
+        on_news: Callable[[EngineRun, EngineEvent], None],
         on_suspicion: Callable[[EngineRun, bool], None],
         on_line: Callable[[EngineRun, LogLine], None],
         on_progress: Callable[[EngineRun], None],
@@ -49,12 +75,14 @@ class EngineRun:
         self.endpoint = endpoint
         self.progress: Progress | None = Progress("starting")
         self.upstream = Upstream(start.spec.id, start.run, endpoint, self._suspect)
-        self._on_ready = on_ready
+        self._memory = memory
+        self._on_news = on_news
         self._on_suspicion = on_suspicion
-        self._suspected = asyncio.Event()
         self._on_line = on_line
         self._on_progress = on_progress
         self._process: Process | None = None
+        self._orders: asyncio.Queue[Suspend | Wake] = asyncio.Queue()
+        self._suspected = asyncio.Event()
         self._stop_asked = asyncio.Event()
         self._hastened = asyncio.Event()
         self._drain_until: float | None = None
@@ -67,6 +95,14 @@ class EngineRun:
     @property
     def log(self) -> EngineLog | None:
         return self._process.log if self._process else None
+
+    def pids(self) -> set[int]:
+        """The engine's processes that live now; may block."""
+        return self._process.pids() if self._process else set()
+
+    def order(self, order: Suspend | Wake) -> None:
+        """Have the engine sleep or wake; news tells how it went."""
+        self._orders.put_nowait(order)
 
     def ask_stop(self, drain_s: float | None, grace_s: float) -> None:
         """End the run once it is drained, or after `drain_s`. Asking again can only hasten it."""
@@ -95,6 +131,7 @@ class EngineRun:
             self.upstream.close()
             await process.stop(self._grace_s)
             self.upstream.gone.set()
+        await self._memory.until_back(self.spec.id, self.placement.claims_mib)
         if failure is None:
             return EngineExited(self.run)
         return EngineExited(self.run, failure.reason, failure.permanent)
@@ -102,12 +139,11 @@ class EngineRun:
     # --------------------------------------------------------------------------------------- phases
 
     async def _until_end(self, process: Process) -> Failure | None:
-        """Wait for readiness, then for the exit or a stop. None if it was stopped as asked."""
+        """Wait for readiness, then obey until the exit or a stop. None if stopped as asked."""
         exited = asyncio.ensure_future(process.wait())
         stopped = asyncio.ensure_future(self._stop_asked.wait())
-        ready = asyncio.ensure_future(
-            until_ready(self.endpoint, self.engine.health_path(self.spec))
-        )
+        path = self.engine.health_path(self.spec)
+        ready = asyncio.ensure_future(until_ready(self.endpoint, path))
         tasks: list[asyncio.Future[Any]] = [exited, stopped, ready]
         try:
             await asyncio.wait(
@@ -117,19 +153,22 @@ class EngineRun:
             )
             if exited.done():
                 return self.engine.failure(str(exited.result()), self._last_lines(process))
-            if not ready.done() and not stopped.done():
-                return self._too_slow(process)
-            if ready.done():
-                self.progress = None
-                self._on_ready(self)
-            hung = asyncio.ensure_future(self._until_hung())
-            tasks.append(hung)
-            await asyncio.wait((exited, stopped, hung), return_when=asyncio.FIRST_COMPLETED)
+            if not ready.done():
+                return None if stopped.done() else self._too_slow(process)
+            self.progress = None
+            self._on_news(self, EngineReady(self.run))
+            hung = asyncio.ensure_future(self._until_hung(path))
+            obeying = asyncio.ensure_future(self._obey())
+            tasks += [hung, obeying]
+            await asyncio.wait(
+                (exited, stopped, hung, obeying), return_when=asyncio.FIRST_COMPLETED
+            )
             if hung.done() and not stopped.done():
                 return Failure(
                     f"it broke an answer off and was silent for {HUNG_AFTER_S:g} s since"
                 )
-            if not exited.done() and ready.done():
+            obeying.cancel()
+            if not exited.done():
                 await self._drain(exited)
             if exited.done() and not stopped.done():
                 return self._died(str(exited.result()), process)
@@ -138,25 +177,6 @@ class EngineRun:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-
-    def _suspect(self) -> None:
-        """The engine broke an exchange off."""
-        if not self._suspected.is_set():
-            self._suspected.set()
-            self._on_suspicion(self, True)
-
-    async def _until_hung(self) -> None:
-        """Probe the engine whenever it is suspected; return if it stays silent for too long."""
-        path = self.engine.health_path(self.spec)
-        while True:
-            await self._suspected.wait()
-            try:
-                async with asyncio.timeout(HUNG_AFTER_S):
-                    await until_ready(self.endpoint, path)
-            except TimeoutError:
-                return
-            self._suspected.clear()
-            self._on_suspicion(self, False)
 
     async def _drain(self, exited: asyncio.Future[Exit]) -> None:
         """Wait until no request is in flight, the drain's time is over, or the engine has ended."""
@@ -177,6 +197,62 @@ class EngineRun:
                 hastened.cancel()
         finally:
             drained.cancel()
+
+    # --------------------------------------------------------------------------------------- orders
+
+    async def _obey(self) -> None:
+        """Carry out orders to sleep and to wake, one after another, until cancelled."""
+        while True:
+            order = await self._orders.get()
+            try:
+                if isinstance(order, Suspend):
+                    news: EngineEvent = await self._suspend(order)
+                else:
+                    news = await self._wake(order)
+            except ControlFailed as failed:
+                kind = SleepFailed if isinstance(order, Suspend) else WakeFailed
+                news = kind(self.run, str(failed))
+            self._on_news(self, news)
+
+    async def _suspend(self, order: Suspend) -> EngineEvent:
+        try:
+            async with asyncio.timeout(order.drain_s):
+                await self.upstream.drained()
+        except TimeoutError:
+            pass  # what is still in flight is ended by the engine, as a bounded drain promises
+        before = await self._memory.measure(self.spec.id)
+        for each in self.spec.sleep[order.level].enter:
+            await call(self.endpoint, each)
+        try:
+            kept = await self._memory.after_sleep(
+                self.spec.id, self.placement.claims_mib, before, order.level
+            )
+        except MemoryKept as reason:
+            return SleepFailed(self.run, str(reason))
+        return EngineAsleep(self.run, kept)
+
+    async def _wake(self, order: Wake) -> EngineEvent:
+        for each in self.spec.sleep[order.level].leave:
+            await call(self.endpoint, each)
+        return EngineReady(self.run)
+
+    def _suspect(self) -> None:
+        """The engine broke an exchange off."""
+        if not self._suspected.is_set():
+            self._suspected.set()
+            self._on_suspicion(self, True)
+
+    async def _until_hung(self, path: str) -> None:
+        """Probe the engine whenever it is suspected; return if it stays silent for too long."""
+        while True:
+            await self._suspected.wait()
+            try:
+                async with asyncio.timeout(HUNG_AFTER_S):
+                    await until_ready(self.endpoint, path)
+            except TimeoutError:
+                return
+            self._suspected.clear()
+            self._on_suspicion(self, False)
 
     # -------------------------------------------------------------------------------------- reasons
 

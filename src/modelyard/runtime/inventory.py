@@ -20,6 +20,7 @@ from modelyard.catalog.errors import BadModelFile
 from modelyard.catalog.watch import changes
 from modelyard.config import Config
 from modelyard.core.specs import ModelSpec, Task
+from modelyard.engines.sleeping import with_levels
 
 log = logging.getLogger("modelyard")
 
@@ -78,7 +79,7 @@ class Inventory:
 
     def _completed(self, spec: ModelSpec, problems: list[str]) -> ModelSpec:
         if spec.engine != "llamacpp":
-            return spec
+            return with_levels(spec)
         try:
             return complete(spec, headers=self._headers)
         except BadModelFile as error:

@@ -18,14 +18,16 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Protocol
 
-from modelyard.core import placement
+from modelyard.core import planning
 from modelyard.core.errors import ModelyardError, ShuttingDown
 from modelyard.core.events import (
     Changed,
+    DevicesChanged,
     EngineCleared,
     EngineNews,
     EngineSuspected,
     Grant,
+    MemoryMeasured,
     ModelEvent,
     ModelsChanged,
     Refuse,
@@ -36,25 +38,42 @@ from modelyard.core.events import (
     ShutdownAsked,
     StartEngine,
     StopEngine,
+    SuspendEngine,
     TimerDue,
+    WakeEngine,
 )
-from modelyard.core.lifecycle import EngineExited, EngineReady, InvalidTransition
+from modelyard.core.lifecycle import (
+    EngineAsleep,
+    EngineEvent,
+    EngineExited,
+    EngineReady,
+    InvalidTransition,
+    SleepFailed,
+    State,
+    WakeFailed,
+)
 from modelyard.core.names import Names
 from modelyard.core.policy import Policy
 from modelyard.core.scheduler import Scheduler
-from modelyard.core.specs import Device, Endpoint, ModelSpec
+from modelyard.core.specs import Device, Endpoint, ModelSpec, Need
 from modelyard.core.state import ModelState
 from modelyard.core.views import DeviceView, Event, LineView, LogView, ModelView
+from modelyard.devices.base import Reading
 from modelyard.engines.base import Engine
 from modelyard.launchers.base import Launcher, LogLine
 from modelyard.runtime.broadcast import Broadcast
-from modelyard.runtime.engine_run import EngineRun
+from modelyard.runtime.engine_run import EngineRun, Suspend, Wake
+from modelyard.runtime.memory_watch import MemoryWatch
 from modelyard.runtime.readiness import free_port
+from modelyard.runtime.sampling import Holder, Sample, Sampler
 from modelyard.runtime.tasks import Tasks
 from modelyard.runtime.upstream import Lease, Upstream
-from modelyard.runtime.viewing import view_model
+from modelyard.runtime.viewing import view_devices, view_model
 
 log = logging.getLogger("modelyard")
+
+NOISE_MIB = 16
+"""A change of a device's capacity by less than this is no news."""
 
 
 class Waiter(Protocol):
@@ -75,14 +94,21 @@ class Loop:
         engines: Mapping[str, Engine],
         launcher: Launcher,
         broadcast: Broadcast,
+        sampler: Sampler,
     ) -> None:
         self.scheduler = Scheduler(policy, devices)
         self.names = Names(())
         self.broadcast = broadcast
         self.runs: dict[str, EngineRun] = {}
+        self.readings: Mapping[str, Reading] = {}
+        """What the probes said last, by device."""
         self._last_runs: dict[str, EngineRun] = {}
         self.loads = 0
         self.stops = 0
+        self.sleeps = 0
+        self.wakes = 0
+        self._sampler = sampler
+        self._memory = MemoryWatch(self.sample, self._strangers, self._residue)
         self._engines = engines
         self._launcher = launcher
         self._loop = asyncio.get_running_loop()
@@ -141,25 +167,47 @@ class Loop:
         return LogView(model, str(run.log.path), tail)
 
     def view_devices(self) -> list[DeviceView]:
-        """The devices and what replicas claim there."""
-        left = placement.free(
-            self.scheduler.devices,
-            [
-                slot.placement.claims_mib
-                for slot in self.scheduler.models.values()
-                if slot.placement
-            ],
-        )
-        return [
-            DeviceView(d.id, d.name, d.total_mib, d.capacity_mib, d.capacity_mib - left[d.id])
-            for d in self.scheduler.devices
-        ]
+        """The devices, who holds what there by claim, and what they really hold."""
+        return view_devices(self.scheduler, self.readings)
 
     def models_changed(self, specs: Iterable[ModelSpec]) -> None:
         """Serve exactly these models from now on. Only what changed is stopped."""
         specs = tuple(specs)
         self.names = Names(specs)
         self.post(ModelsChanged(specs))
+
+    async def sample(self) -> Sample:
+        """Read the devices now, and decide by what they hold."""
+        holders = [
+            Holder(run.spec.id, run.placement.claims_mib, run.pids) for run in self.runs.values()
+        ]
+        sample = await self._sampler.sample(holders)
+        self._sampled(sample)
+        return sample
+
+    async def watch_devices(self, every_s: float | None) -> None:
+        """Read the devices at this period, for ever; None never does."""
+        while every_s is not None:
+            await asyncio.sleep(every_s)
+            await self.sample()
+
+    def _strangers(self) -> Need:
+        return {device.id: device.strangers_mib for device in self.scheduler.devices}
+
+    def _residue(self, model: str, level: int) -> Need:
+        return planning.residue(self.scheduler.models[model], level)
+
+    def _sampled(self, sample: Sample) -> None:
+        """The devices were read: decide by what they hold now."""
+        self.readings = sample.readings
+        if _differ(self.scheduler.devices, sample.devices):
+            self.post(DevicesChanged(sample.devices))
+        for model, used in sample.used_mib.items():
+            slot, run = self.scheduler.models.get(model), self.runs.get(model)
+            if slot is None or run is None or slot.state is not State.READY:
+                continue
+            if used != slot.used_mib:
+                self.post(MemoryMeasured(model, run.run, used))
 
     def post(self, event: SchedulerEvent) -> None:
         """Apply an event and perform what follows from it."""
@@ -209,11 +257,10 @@ class Loop:
         match action:
             case StartEngine():
                 self._start(action)
-            case StopEngine(model, run_number, drain_s, grace_s, why):
-                run = self.runs.get(model)
-                if run is not None and run.run == run_number:
-                    log.info("model %s: stopping, %s", model, why)
-                    run.ask_stop(drain_s, grace_s)
+            case StopEngine() | SuspendEngine() | WakeEngine():
+                run = self.runs.get(action.model)
+                if run is not None and run.run == action.run:
+                    _tell(run, action)
             case Grant(ticket, model):
                 waiter = self._waiters.pop(ticket, None)
                 if waiter is None:
@@ -235,7 +282,8 @@ class Loop:
             start,
             engine,
             endpoint,
-            on_ready=self._ready,
+            self._memory,
+            on_news=self._news,
             on_suspicion=self._suspicion,
             on_line=self._heard,
             on_progress=self._progressed,
@@ -265,10 +313,21 @@ class Loop:
             log.info("model %s: run %d ended%s", run.spec.id, run.run, why)
             self.post(EngineNews(run.spec.id, news))
 
-    def _ready(self, run: EngineRun) -> None:
-        self.loads += 1
-        log.info("model %s: run %d is ready", run.spec.id, run.run)
-        self.post(EngineNews(run.spec.id, EngineReady(run.run)))
+    def _news(self, run: EngineRun, news: EngineEvent) -> None:
+        model = run.spec.id
+        match news:
+            case EngineReady():
+                slot = self.scheduler.models.get(model)
+                woke = slot is not None and slot.state is State.WAKING
+                self.wakes += woke
+                self.loads += not woke
+                log.info("model %s: run %d is %s", model, run.run, "awake" if woke else "ready")
+            case EngineAsleep(_, held_mib):
+                self.sleeps += 1
+                log.info("model %s: run %d sleeps and keeps %s", model, run.run, dict(held_mib))
+            case SleepFailed(_, reason) | WakeFailed(_, reason):
+                log.warning("model %s: %s: %s", model, type(news).__name__, reason)
+        self.post(EngineNews(model, news))
 
     def _suspicion(self, run: EngineRun, suspected: bool) -> None:
         kind = EngineSuspected if suspected else EngineCleared
@@ -319,3 +378,27 @@ class Loop:
     def _timer_due(self) -> None:
         self._timer = None
         self.post(TimerDue())
+
+
+def _differ(before: Sequence[Device], now: Sequence[Device]) -> bool:
+    """Whether decisions could come out differently; a few MiB of noise do not count."""
+    if [device.id for device in before] != [device.id for device in now]:
+        return True
+    pairs = zip(before, now, strict=True)
+    return any(
+        abs(a.capacity_mib - b.capacity_mib) >= NOISE_MIB or a.most_mib != b.most_mib
+        for a, b in pairs
+    )
+
+
+def _tell(run: EngineRun, action: StopEngine | SuspendEngine | WakeEngine) -> None:
+    match action:
+        case StopEngine(model, _, drain_s, grace_s, why):
+            log.info("model %s: stopping, %s", model, why)
+            run.ask_stop(drain_s, grace_s)
+        case SuspendEngine(model, _, level, drain_s, why):
+            log.info("model %s: going to sleep at level %d, %s", model, level, why)
+            run.order(Suspend(level, drain_s))
+        case WakeEngine(model, _, level):
+            log.info("model %s: waking up", model)
+            run.order(Wake(level))

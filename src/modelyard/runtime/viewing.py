@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from modelyard.core import placement
 from modelyard.core.explain import why_waiting
 from modelyard.core.lifecycle import State
 from modelyard.core.scheduler import Scheduler
 from modelyard.core.state import ModelState
-from modelyard.core.views import ModelView
+from modelyard.core.views import DeviceView, ModelView, ShareView
+from modelyard.devices.base import Reading
 from modelyard.runtime.engine_run import EngineRun
 
 
@@ -41,7 +44,10 @@ def view_model(
         priority=spec.priority,
         profile=slot.placement.profile if slot.placement else None,
         passed_over=list(slot.passed_over),
-        memory_mib=dict(slot.placement.claims_mib) if slot.placement else {},
+        memory_mib=dict(slot.held_mib),
+        sleep_level=slot.replica.level if slot.state is State.ASLEEP else 0,
+        sleep_levels=slot.sleep_levels,
+        used_mib=dict(slot.used_mib),
         run=slot.replica.run,
         pid=run.pid if run else None,
         in_flight=slot.in_flight,
@@ -56,3 +62,36 @@ def view_model(
         failures=slot.replica.failures,
         log_path=str(last.log.path) if last and last.log else None,
     )
+
+
+def view_devices(scheduler: Scheduler, readings: Mapping[str, Reading]) -> list[DeviceView]:
+    """The devices, who holds what there by claim, and what they really hold."""
+    slots = [slot for slot in scheduler.models.values() if slot.placement is not None]
+    views = []
+    for device in scheduler.devices:
+        reading = readings.get(device.id)
+        shares = [
+            ShareView(slot.spec.id, slot.state.value, held, slot.used_mib.get(device.id))
+            for slot in slots
+            if (held := slot.held_mib.get(device.id)) is not None
+        ]
+        views.append(
+            DeviceView(
+                id=device.id,
+                name=device.name,
+                kind=device.kind,
+                index=device.index,
+                total_mib=device.total_mib,
+                capacity_mib=device.capacity_mib,
+                ceiling_mib=device.most_mib,
+                strangers_mib=device.strangers_mib,
+                claimed_mib=sum(slot.held_mib.get(device.id, 0) for slot in slots),
+                shares=shares,
+                used_mib=reading.used_mib if reading else None,
+                utilisation=reading.utilisation if reading else None,
+                temperature_c=reading.temperature_c if reading else None,
+                power_w=reading.power_w if reading else None,
+                notes=list(reading.notes) if reading else [],
+            )
+        )
+    return views

@@ -22,11 +22,19 @@ from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 from modelyard.testing.fake_answers import Completion, embeddings, ranking
+from modelyard.testing.fake_http import (
+    Fault,
+    Refused,
+    Request,
+    Wire,
+    begin_events,
+    end_events,
+    send_event,
+    send_json,
+)
 
 TASKS = ("chat", "embedding", "rerank")
-_MAX_HEAD = 65536
 _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0}
-_REASONS = {200: "OK", 400: "Bad Request", 404: "Not Found", 503: "Service Unavailable"}
 
 
 def duration(text: str) -> float:
@@ -38,10 +46,6 @@ def duration(text: str) -> float:
     return float(text)
 
 
-class Fault(Exception):
-    """Something to go wrong on the wire, as a flag asks for: the connection ends here."""
-
-
 @dataclass
 class Stats:
     """What `GET /stats` tells. `aborted` counts answers whose client went away."""
@@ -50,31 +54,6 @@ class Stats:
     aborted: int = 0
     active: int = 0
     peak: int = 0
-
-
-class Refused(Exception):
-    """A request that is answered with an error."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-class Wire(asyncio.StreamReaderProtocol):
-    """A connection that knows at once when its client is gone."""
-
-    def __init__(self, engine: FakeEngine) -> None:
-        self.gone = asyncio.Event()
-        reader = asyncio.StreamReader(limit=_MAX_HEAD)
-        super().__init__(reader, lambda reader, writer: engine.connection(self, reader, writer))
-
-    def eof_received(self) -> bool | None:
-        self.gone.set()
-        return super().eof_received()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self.gone.set()
-        super().connection_lost(exc)
 
 
 @dataclass
@@ -90,7 +69,7 @@ class FakeEngine:
         if args.refuse_while_loading:
             await self.load()
         loop = asyncio.get_running_loop()
-        server = await loop.create_server(lambda: Wire(self), args.host, args.port)
+        server = await loop.create_server(lambda: Wire(self.answer), args.host, args.port)
         if not args.refuse_while_loading:
             await self.load()
         self.ready = True
@@ -114,46 +93,10 @@ class FakeEngine:
             say("this load never ends (as asked)")
             await asyncio.Event().wait()
 
-    # --------------------------------------------------------------------------------- connections
+    # ------------------------------------------------------------------------------------ requests
 
-    async def connection(
-        self, wire: Wire, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> None:
-        """Serve requests of one connection until it closes."""
-        try:
-            while await self.request(wire, reader, writer):
-                pass
-        except (ConnectionError, asyncio.IncompleteReadError, Fault):
-            return
-        finally:
-            writer.close()
-
-    async def request(
-        self, wire: Wire, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> bool:
-        head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
-        first, *lines = head.split("\r\n")
-        method, target, _ = first.split(" ", 2)
-        pairs = (line.partition(":") for line in lines if line)
-        headers = {name.strip().lower(): value.strip() for name, _, value in pairs}
-        body = await read_body(reader, headers)
-        path = target.partition("?")[0]
-        try:
-            await self.answer(method, path, body, wire, writer)
-        except Refused as error:
-            send_json(writer, error.status, {"error": {"message": str(error)}})
-        await writer.drain()
-        return headers.get("connection", "").lower() != "close"
-
-    async def answer(
-        self,
-        method: str,
-        path: str,
-        body: bytes,
-        wire: Wire,
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        match method, path:
+    async def answer(self, request: Request, wire: Wire, writer: asyncio.StreamWriter) -> None:
+        match request.method, request.path:
             case "GET", "/health":
                 status = self.args.health_status if self.ready else 503
                 send_json(writer, status, {"status": "ok" if status == 200 else "loading model"})
@@ -163,36 +106,30 @@ class FakeEngine:
                 names = [self.args.model, *self.args.alias]
                 data = [{"id": name, "object": "model", "owned_by": "fake"} for name in names]
                 send_json(writer, 200, {"object": "list", "data": data})
-            case "POST", _ if path.startswith("/v1/"):
-                await self.infer(path, body, wire, writer)
-            case _:
+            case "POST", path if path.startswith("/v1/"):
+                await self.infer(path, request, wire, writer)
+            case method, path:
                 raise Refused(404, f"no route {method} {path}")
 
-    async def infer(self, path: str, body: bytes, wire: Wire, writer: asyncio.StreamWriter) -> None:
+    async def infer(
+        self, path: str, asked: Request, wire: Wire, writer: asyncio.StreamWriter
+    ) -> None:
         if not self.ready:
             raise Refused(503, "loading model")
-        request = parsed(body)
+        request = asked.json()
         stats = self.stats
         stats.requests += 1
         if self.args.crash_after and stats.requests > self.args.crash_after:
             crash(self.args, f"crashed after {self.args.crash_after} requests (as asked)")
         stats.active += 1
         stats.peak = max(stats.peak, stats.active)
-        working = asyncio.ensure_future(self.work(path, request, writer))
-        gone = asyncio.ensure_future(wire.gone.wait())
         try:
-            await asyncio.wait((working, gone), return_when=asyncio.FIRST_COMPLETED)
-            if not working.done():
-                raise ConnectionResetError("the client went away")
-            working.result()
+            await wire.unless_gone(self.work(path, request, writer))
         except ConnectionError:
             stats.aborted += 1
             raise
         finally:
             stats.active -= 1
-            for task in (working, gone):
-                task.cancel()
-            await asyncio.gather(working, gone, return_exceptions=True)
 
     # ------------------------------------------------------------------------------------ answering
 
@@ -248,8 +185,7 @@ async def complete(
 async def stream(
     args: argparse.Namespace, completion: Completion, writer: asyncio.StreamWriter
 ) -> None:
-    head = "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nTransfer-Encoding: chunked"
-    writer.write(f"{head}\r\n\r\n".encode())
+    begin_events(writer)
     sent = 0
     async for token in paced(completion.tokens(), args.tps):
         if sent == args.cut_after:
@@ -259,49 +195,10 @@ async def stream(
         sent += 1
     for part in completion.ending():
         send_event(writer, json.dumps(part))
-    send_event(writer, "[DONE]")
-    writer.write(b"0\r\n\r\n")
+    end_events(writer)
 
 
-# ------------------------------------------------------------------------------------ HTTP, process
-
-
-async def read_body(reader: asyncio.StreamReader, headers: dict[str, str]) -> bytes:
-    if headers.get("transfer-encoding", "").lower() != "chunked":
-        return await reader.readexactly(int(headers.get("content-length", "0")))
-    body = b""
-    while size := int((await reader.readline()).split(b";")[0], 16):
-        body += await reader.readexactly(size)
-        await reader.readexactly(2)
-    await reader.readexactly(2)
-    return body
-
-
-def parsed(body: bytes) -> dict[str, Any]:
-    try:
-        request = json.loads(body)
-    except ValueError:
-        raise Refused(400, "the body is not JSON") from None
-    if not isinstance(request, dict):
-        raise Refused(400, "the body is not a JSON object")
-    return request
-
-
-def send_json(
-    writer: asyncio.StreamWriter, status: int, value: dict[str, Any], *, surplus: int = 0
-) -> None:
-    """`surplus` is how many bytes are announced and never come."""
-    body = json.dumps(value).encode()
-    head = (
-        f"HTTP/1.1 {status} {_REASONS.get(status, 'Status')}\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body) + surplus}\r\n\r\n"
-    )
-    writer.write(head.encode() + body)
-
-
-def send_event(writer: asyncio.StreamWriter, text: str) -> None:
-    data = f"data: {text}\n\n".encode()
-    writer.write(b"%x\r\n%b\r\n" % (len(data), data))
+# ---------------------------------------------------------------------------------------- process
 
 
 async def flood() -> None:

@@ -8,7 +8,7 @@ Laws of this file:
 from __future__ import annotations
 
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, replace
 from importlib.resources import files
@@ -17,6 +17,7 @@ from pathlib import Path
 from modelyard.app import Yard, listening
 from modelyard.config import Config, Server
 from modelyard.core.specs import Limits, ModelSpec, Task
+from modelyard.devices.base import Probe
 
 DEMO_MODELS = Path(str(files("modelyard"))) / "demo_models"
 FAKE_TASKS = frozenset({Task.CHAT, Task.COMPLETION})
@@ -32,11 +33,20 @@ class Running:
 
 
 @asynccontextmanager
-async def running(config: Config, state_dir: Path, **settings: object) -> AsyncIterator[Running]:
-    """Serve `config` on a free port; `settings` replace fields of `config.server`."""
+async def running(
+    config: Config,
+    state_dir: Path,
+    *,
+    devices: Sequence[Probe] | None = None,
+    **settings: object,
+) -> AsyncIterator[Running]:
+    """Serve `config` on a free port; `settings` replace fields of `config.server`.
+
+    `devices` finds the devices in place of this machine's own probes.
+    """
     wanted = {"port": 0, "state_dir": state_dir, "shutdown_timeout_s": 5.0, **settings}
     server: Server = replace(config.server, **wanted)  # type: ignore[arg-type]  # checked by fields
-    async with listening(replace(config, server=server)) as (yard, _):
+    async with listening(replace(config, server=server), devices) as (yard, _):
         port = int(yard.facts.url.rpartition(":")[2])
         yield Running(yard.facts.url, port, yard)
 

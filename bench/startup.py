@@ -44,6 +44,8 @@ def once(folder: Path) -> dict[str, float]:
     )
     try:
         while not answers(port):
+            if server.poll() is not None:
+                raise SystemExit(f"the server ended at once, with exit code {server.returncode}")
             time.sleep(0.005)
         listening_s = time.perf_counter() - begun
         process = psutil.Process(server.pid)

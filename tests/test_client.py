@@ -8,6 +8,8 @@ import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +27,11 @@ from modelyard.client import (
 )
 from modelyard.config import Config, Devices
 from modelyard.core.errors import InvalidRequest
-from modelyard.core.specs import Task
+from modelyard.core.specs import Call, SleepLevel, Task
 from modelyard.core.views import ModelView
 from modelyard.testing.server import Running, fake_model, running
 
+NAP = SleepLevel((Call("GET", "/health"),), (Call("GET", "/health"),))
 UNUSED_URL = "http://127.0.0.1:1"
 
 # ------------------------------------------------------------------------------------- real server
@@ -39,6 +42,7 @@ async def yard(tmp_path: Path) -> AsyncIterator[Running]:
     models = (
         fake_model("quick", "--tokens", "5"),
         fake_model("org/with space", "--tokens", "5"),
+        replace(fake_model("naps a lot"), sleep={1: NAP}),
         fake_model("endless", "--tps", "50", "--tokens", "100000"),
         fake_model("cut", "--cut-after", "2"),
         fake_model("base", tasks=frozenset({Task.COMPLETION})),
@@ -88,6 +92,46 @@ async def test_a_model_is_started_and_stopped_while_its_news_are_heard(yard: Run
 
     states = await ask(yard, question)
     assert states[-4:] == ["starting", "ready", "stopping", "stopped"]
+
+
+async def test_a_model_is_put_to_sleep_woken_and_stopped_by_its_levels(yard: Running) -> None:
+    def question(client: Client) -> list[tuple[str, int]]:
+        told = []
+        with closing(client.events(["models"])) as events:
+            client.start("naps a lot")
+            for event in events:
+                view = event.data
+                if not isinstance(view, ModelView) or view.id != "naps a lot":
+                    continue
+                told.append((view.state, view.sleep_level))
+                if told[-1] == ("ready", 0) and ("asleep", 1) not in told:
+                    client.sleep(view.id, 1)
+                elif told[-1] == ("asleep", 1) and ("waking", 0) not in told:
+                    client.wake(view.id)
+                elif told[-1] == ("ready", 0):
+                    client.sleep(view.id, 3)
+                elif told[-1] == ("stopped", 0) and ("waking", 0) in told:
+                    break
+        return list(dict.fromkeys(told))
+
+    assert await ask(yard, question) == [
+        ("stopped", 0),
+        ("starting", 0),
+        ("ready", 0),
+        ("suspending", 0),
+        ("asleep", 1),
+        ("waking", 0),
+        ("stopping", 0),
+    ]
+
+
+async def test_a_level_that_an_engine_has_not_is_refused_with_those_it_has(yard: Running) -> None:
+    def question(client: Client) -> None:
+        client.sleep("naps a lot", 2)
+
+    with pytest.raises(ApiError, match="cannot sleep at level 2; its levels: 1") as refused:
+        await ask(yard, question)
+    assert refused.value.code == "invalid_request"
 
 
 async def test_an_id_with_slash_and_blank_is_one_model(yard: Running) -> None:

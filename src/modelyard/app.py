@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.metadata
 import json
 import logging
 import os
@@ -18,6 +19,7 @@ import sys
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
 
 import uvicorn
@@ -38,6 +40,7 @@ from modelyard.launchers.local import LocalLauncher
 from modelyard.launchers.memory import host_mib
 from modelyard.runtime.broadcast import Broadcast
 from modelyard.runtime.inventory import Inventory
+from modelyard.runtime.learning import Learning
 from modelyard.runtime.loop import Loop
 from modelyard.runtime.sampling import Sampler
 from modelyard.runtime.tasks import Tasks
@@ -65,6 +68,18 @@ def build_engines(config: Config) -> dict[str, Engine]:
     """Every engine adapter, told where its programs are."""
     wanted = config.engines.llama_server or shutil.which("llama-server")
     return dict(engines.build(sys.executable, None if wanted == "builtin" else wanted))
+
+
+def engine_versions(config: Config) -> dict[str, str]:
+    """What tells one build of an engine from another, for those that we start ourselves."""
+    binary = config.engines.llama_server or shutil.which("llama-server")
+    if binary is None or binary == "builtin":
+        return {"llamacpp": f"xllamacpp {importlib.metadata.version('xllamacpp')}"}
+    try:
+        changed = Path(binary).stat().st_mtime_ns
+    except OSError:
+        changed = 0
+    return {"llamacpp": f"{binary} {changed}"}
 
 
 def engine_problems(config: Config) -> list[str]:
@@ -132,9 +147,12 @@ async def build(
     launcher = LocalLauncher(config.server.state_dir / "logs")
     inventory = Inventory(config)
     sampler = Sampler(probes() if devices is None else devices, config.devices, host_mib)
-    sample, models = await asyncio.gather(sampler.sample(()), asyncio.to_thread(inventory.read))
+    learning = Learning(config.server.state_dir / "modelyard.db", engine_versions(config))
+    sample, models, _ = await asyncio.gather(
+        sampler.sample(()), asyncio.to_thread(inventory.read), learning.open()
+    )
     adapters = build_engines(config)
-    loop = Loop(config.scheduling, sample.devices, adapters, launcher, broadcast, sampler)
+    loop = Loop(config.scheduling, sample.devices, adapters, launcher, broadcast, sampler, learning)
     loop.readings = sample.readings
     loop.models_changed(models)
     for problem in inventory.problems:
@@ -159,6 +177,7 @@ async def build(
         await loop.close(0.0)
         await gateway.close()
         await launcher.close()
+        await learning.close()
 
 
 class _Server(uvicorn.Server):

@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 
 from modelyard.cli import main
+from modelyard.testing.fake_books import FOLDER_VARIABLE, Book
 from modelyard.testing.server import DEMO_MODELS
 
 FAKE = [sys.executable, "-m", "modelyard.testing.fake_engine", "--port", "{port}"]
@@ -124,12 +126,21 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
             }
         )
     )
-    with (folder / "log").open("wb") as log:
+    with served(config, folder / "log", clean_environment()) as (process, told):
+        yield ServerProcess(told["url"], folder / "state", told, process.pid)
+
+
+@contextmanager
+def served(
+    config: Path, log: Path, environment: dict[str, str]
+) -> Iterator[tuple[subprocess.Popen[bytes], Any]]:
+    """`modelyard serve` for as long as the block lasts, with what it announced."""
+    with log.open("wb") as written:
         process = subprocess.Popen(
             [*SERVE, "--config", str(config)],
             stdout=subprocess.PIPE,
-            stderr=log,
-            env=clean_environment(),
+            stderr=written,
+            env=environment,
             start_new_session=True,
         )
     with process:
@@ -137,13 +148,87 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
         announced = b""
         while not announced.endswith(b"\n}\n"):
             line = process.stdout.readline()
-            assert line, (folder / "log").read_text()
+            assert line, log.read_text()
             announced += line
-        told = json.loads(announced)
-        yield ServerProcess(told["url"], folder / "state", told, process.pid)
+        yield process, json.loads(announced)
         process.terminate()
         try:
             process.wait(20)
         finally:
             process.kill()
     assert process.returncode == 0
+
+
+# ------------------------------------------------------------------------------------ made-up GPUs
+
+FAKE_VLLM = [sys.executable, "-m", "modelyard.testing.fake_vllm", "serve", "{alias}"]
+
+
+def sleeper(books: Path, *arguments: str, **keys: Any) -> Any:
+    """A model of 3000 MiB on a made-up GPU of 8 GiB, whose engine can sleep as vLLM does."""
+    command = [*FAKE_VLLM, "--served-model-name", "{alias}", "--port", "{port}"]
+    command += ["--enable-sleep-mode", "--gpu-memory-utilization", "0.3295"]
+    return {
+        "engine": "command",
+        "command": [*command, "--fake-weights", "1500MiB", *arguments],
+        "env": {FOLDER_VARIABLE: str(books), "VLLM_SERVER_DEV_MODE": "1"},
+        "tasks": ["chat"],
+        "stop_grace": "2s",
+        "sleep": "vllm",
+        "profiles": [{"name": "card", "devices": ["gpu"], "memory": {"gpu": "3000MiB"}}],
+        **keys,
+    }
+
+
+def sleepers(books: Path) -> dict[str, Any]:
+    """The models of the server with made-up GPUs."""
+    choosy = [
+        {"name": "big", "devices": ["rtx 9999"], "memory": {"rtx 9999": "9GiB"}},
+        {"name": "card", "devices": ["gpu"], "memory": {"gpu": "3000MiB"}},
+    ]
+    return {
+        "napper": sleeper(books),
+        "slow": sleeper(books, "--fake-sleep-time", "600ms", "--fake-wake-time", "600ms"),
+        "liar": sleeper(books, "--fake-lie-about-sleep"),
+        "grump": sleeper(books, "--fake-wake-fails"),
+        "awake": sleeper(books, sleep={}),
+        "choosy": sleeper(books, profiles=choosy),
+    }
+
+
+@dataclass(frozen=True)
+class GpuServer:
+    """A server whose GPU does not exist."""
+
+    url: str
+    books: Book
+    run: Run
+
+
+@pytest.fixture(scope="session")
+def gpu_server_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Book]]:
+    """`modelyard serve` with a made-up GPU of 8 GiB."""
+    folder = tmp_path_factory.mktemp("gpus")
+    books = Book.create(folder / "books", ["8GiB"])
+    config = folder / "modelyard.yaml"
+    settings = {
+        "server": {"port": 0, "state_dir": "state", "shutdown_timeout": "2s"},
+        "devices": {"reserve": "192MiB", "sample_every": "100ms"},
+        "models": sleepers(books.folder),
+    }
+    config.write_text(json.dumps(settings))
+    environment = {**clean_environment(), FOLDER_VARIABLE: str(books.folder)}
+    with served(config, folder / "log", environment) as (_, told):
+        yield told["url"], books
+
+
+@pytest.fixture
+def gpus(
+    gpu_server_url: tuple[str, Book], alone: Run, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[GpuServer]:
+    """The server with a made-up GPU, on which nothing runs before and after a test."""
+    url, books = gpu_server_url
+    monkeypatch.setenv("MODELYARD_URL", url)
+    yield GpuServer(url, books, alone)
+    for model in alone("ps", "--json").json:
+        alone("stop", model["id"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -15,10 +16,13 @@ from pathlib import Path
 import psutil
 import pytest
 
-from modelyard.cli.demo import DOCUMENTS
 from modelyard.cli.demo_server import budget_mib, demo_models
+from modelyard.cli.exits import BadUsage
+from modelyard.cli.scene import parse_gpus
+from modelyard.cli.tour import DOCUMENTS
 from modelyard.core.specs import ModelSpec, Task
 from modelyard.runtime.readiness import free_port
+from modelyard.testing.fake_books import Book
 
 DEMO = [sys.executable, "-m", "modelyard.cli", "demo"]
 PATIENCE_S = 20.0
@@ -85,6 +89,95 @@ def test_demo_once_as_json_keeps_the_promise(
     (kept,) = tmp_path.glob("modelyard-demo-*")
     assert str(kept) in done.stderr
     assert (kept / "state" / "logs" / "yard-chat.log").is_file()
+
+
+@pytest.mark.parametrize(("gpus", "models"), [("1x8GiB", 3), ("2 x 24GiB", 5)])
+def test_one_model_too_many_for_made_up_gpus_makes_another_sleep_and_that_one_wakes_again(
+    demo_environment: dict[str, str], tmp_path: Path, gpus: str, models: int
+) -> None:
+    done = subprocess.run(
+        [*DEMO, "--once", "--json", "--keep", "--fake-gpus", gpus, "--port", str(free_port())],
+        env=demo_environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+    assert done.returncode == 0, done.stderr
+    report = json.loads(done.stdout)
+    assert len(report["models"]) == models
+    assert [text.partition(":")[0] for text in report["answers"]] == [*report["models"], "fake-a"]
+    assert report["answers"][-1] == report["answers"][0]
+    assert (report["sleeps"], report["wakes"], report["swaps"]) == (2, 1, 0)
+    third, again = report["steps"][-2:]
+    assert third["slept"] == ["fake-a"]
+    assert (again["load_s"], again["wake_s"] > 0) == (None, True)
+    assert "fake-a asleep 350 MiB" in done.stderr
+    assert processes_in(tmp_path) == []
+    (kept,) = tmp_path.glob("modelyard-demo-*")
+    books = Book(kept / "gpus")
+    assert books.violations() == []
+    assert [account.used_mib for account in books.accounts()] == [0] * len(report["gpus"])
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("1x8GiB", (1, 8192)),
+        ("2x24GiB", (2, 24576)),
+        (" 4 × 80 GB ", (4, 76294)),
+        ("8GiB", (1, 8192)),
+    ],
+)
+def test_made_up_gpus_are_written_as_count_and_size(text: str, expected: tuple[int, int]) -> None:
+    assert parse_gpus(text) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("0x8GiB", "there can be 1 to 4 GPUs of 4.0 GiB to 1024.0 GiB"),
+        ("5x8GiB", "there can be 1 to 4 GPUs"),
+        ("1x3GiB", "there can be 1 to 4 GPUs"),
+        ("1x2TiB", "there can be 1 to 4 GPUs"),
+        ("", "there can be 1 to 4 GPUs"),
+        ("1x8", "'8' has no unit"),
+        ("many", "'many' is not a size"),
+        ("-1x8GiB", "'-1x8GiB' is not a size"),
+    ],
+)
+def test_gpus_that_cannot_be_made_up_are_refused_with_advice(text: str, reason: str) -> None:
+    with pytest.raises(BadUsage, match=re.escape(reason)) as refused:
+        parse_gpus(text)
+    assert "1x8GiB" in str(refused.value)
+
+
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGKILL])
+def test_nothing_is_left_of_made_up_gpus_and_their_engines(
+    demo_environment: dict[str, str], tmp_path: Path, ending: signal.Signals
+) -> None:
+    with subprocess.Popen(
+        [*DEMO, "--fake-gpus", "1x8GiB", "--port", str(free_port())],
+        env=demo_environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as demo:
+        assert demo.stdout is not None
+        assert demo.stderr is not None
+        for told in demo.stdout:
+            if "put fake-a to sleep" in told:
+                break
+        demo.send_signal(ending)
+        try:
+            demo.wait(PATIENCE_S)
+        finally:
+            demo.kill()
+        complaints = demo.stderr.read()
+
+    assert complaints == ""
+    assert eventually(lambda: processes_in(tmp_path) == [])
 
 
 @pytest.mark.parametrize(

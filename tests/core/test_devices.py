@@ -3,6 +3,7 @@
 import pytest
 
 from modelyard.core.devices import matching, short_name
+from modelyard.core.footprints import Footprints
 from modelyard.core.placement import MAX_CHOICES, candidates
 from modelyard.core.specs import Device, ModelSpec, Profile
 
@@ -89,7 +90,7 @@ def test_looking_at_every_choice_of_many_cards_stays_bounded() -> None:
     profile = Profile("all", ("gpu",) * 8)
     spec = ModelSpec("m", "llamacpp", frozenset(), profiles=(profile,), estimate_mib=8)
 
-    found, _ = candidates(spec, cards)
+    found, _ = candidates(spec, cards, Footprints())
 
     assert len(found) == MAX_CHOICES
     assert all(len(choice.claims_mib) == 8 for choice in found)

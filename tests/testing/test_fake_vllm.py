@@ -98,7 +98,13 @@ async def start(
 ) -> AsyncIterator[Start]:
     engines: list[Vllm] = []
 
-    async def begin(*flags: str, ready: bool = True, port: int = 0, **variables: str) -> Vllm:
+    async def begin(
+        *flags: str,
+        ready: bool = True,
+        port: int = 0,
+        context: tuple[str, ...] = ("--max-model-len", "2048"),
+        **variables: str,
+    ) -> Vllm:
         port = port or unused_tcp_port_factory()
         output = tmp_path / f"engine-{len(engines)}.log"
         environment = {
@@ -113,7 +119,7 @@ async def start(
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-m", "modelyard.testing.fake_vllm", "serve", "some/model",
                 "--host", "127.0.0.1", "--port", str(port), "--served-model-name", "yard", "alias",
-                "--gpu-memory-utilization", "0.6", "--max-model-len", "2048",
+                "--gpu-memory-utilization", "0.6", *context,
                 "--enable-sleep-mode", *flags,
                 env=environment, stdout=file, stderr=file, start_new_session=True,
             )  # fmt: skip
@@ -249,6 +255,16 @@ async def test_a_fixed_cache_is_taken_as_it_was_said(start: Start, book: Book) -
     vllm = await start("--kv-cache-memory-bytes", "512M")
 
     assert book.held(book.accounts()[0].id, pid=vllm.core.pid)["kv_cache"] == 512
+
+
+@pytest.mark.parametrize(("asked", "length"), [((), 4096), (("--max-model-len", "auto"), 512)])
+async def test_a_context_nobody_chose_is_the_models_and_auto_is_what_fits(
+    start: Start, asked: tuple[str, ...], length: int
+) -> None:
+    cache = ("--kv-cache-memory-bytes", "16M") if asked else ()
+    vllm = await start("--fake-derived-len", "4K", *cache, *asked, context=())
+
+    assert (await vllm.client.get("/v1/models")).json()["data"][0]["max_model_len"] == length
 
 
 async def test_a_port_that_is_taken_is_told_before_anything_is_loaded(
@@ -698,6 +714,7 @@ async def test_sigterm_ends_server_and_engine_loading_or_loaded(start: Start, lo
 
     assert await vllm.exit_code() == 0
     assert (core.is_running(), vllm.used()) == (False, 0)
+    assert "Traceback" not in vllm.log
 
 
 async def test_sigterm_aborts_what_is_in_flight(start: Start) -> None:

@@ -57,12 +57,15 @@ def _server_pairs(server: Info) -> list[tuple[str, str]]:
         ("Models", f"{server.models}, {server.ready} of them ready"),
         ("Requests", f"{server.in_flight} in flight, {server.queued} queued"),
         ("Answered", f"{server.requests} since the start"),
-        (
-            "Engines",
-            f"{counted(server.loads, 'load')}, {counted(server.stops, 'stop')}, "
-            f"{counted(server.sleeps, 'sleep')}, {counted(server.wakes, 'wake')} since the start",
-        ),
+        ("Engines", f"{', '.join(_happened(server))} since the start"),
     ]
+
+
+def _happened(server: Info) -> Iterator[str]:
+    yield counted(server.loads, "load")
+    yield counted(server.stops, "stop")
+    yield counted(server.sleeps, "sleep")
+    yield counted(server.wakes, "wake")
 
 
 def _device_pairs(devices: list[DeviceView]) -> list[tuple[str, str]]:
@@ -72,7 +75,8 @@ def _device_pairs(devices: list[DeviceView]) -> list[tuple[str, str]]:
 def _device(device: DeviceView) -> Iterator[str]:
     """What models claim of it; then how it is doing, as far as its driver tells."""
     claimed, capacity = memory(device.claimed_mib), memory(device.capacity_mib)
-    yield f"{bar(device.claimed_mib, device.capacity_mib)} {claimed} of {capacity} claimed by models"
+    drawn = bar(device.claimed_mib, device.capacity_mib)
+    yield f"{drawn} {claimed} of {capacity} claimed by models"
     used = NOTHING if device.used_mib is None else memory(device.used_mib)
     told = [f"{used} of {memory(device.total_mib)} in use"]
     if device.strangers_mib:

@@ -17,13 +17,17 @@ import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
 
 from modelyard.core.errors import LaunchError
 from modelyard.core.specs import HOST_DEVICE, ModelSpec
+
+if TYPE_CHECKING:
+    from modelyard.cli.demo import Play
 
 FIRST_PORT, LAST_PORT = 8080, 8180
 LISTEN_PATIENCE_S = 30.0
@@ -72,12 +76,17 @@ def free_port() -> int:
     )
 
 
+Settings: TypeAlias = Mapping[str, object]
+"""A configuration as its file holds it."""
+
+
 @contextmanager
-def demo_server(port: int, budget: int, *, keep: bool) -> Iterator[Server]:
-    """A server with the demo's models at `port` for as long as the block lasts."""
+def demo_server(port: int, play: Play, *, keep: bool) -> Iterator[Server]:
+    """A server at `port` for what is to be played, as long as the block lasts."""
     folder = Path(tempfile.mkdtemp(prefix="modelyard-demo-"))
     try:
-        server = Server(folder, port, budget)
+        config = {**_own_settings(folder, port), **play.settings(folder)}
+        server = Server(folder, config, play.environment(folder))
         try:
             server.wait_until_listening()
             yield server
@@ -88,22 +97,31 @@ def demo_server(port: int, budget: int, *, keep: bool) -> Iterator[Server]:
             shutil.rmtree(folder, ignore_errors=True)
 
 
+def tour_settings(budget: int) -> Settings:
+    """The models of the package, with `budget` MiB of host memory."""
+    return {
+        "models_dirs": [str(models_folder())],
+        "devices": {"budget": {HOST_DEVICE: f"{budget}MiB"}},
+        "engines": {"llama_server": "builtin"},
+    }
+
+
 class Server:
     """The server's process. `close` it in any case."""
 
-    def __init__(self, folder: Path, port: int, budget: int) -> None:
+    def __init__(self, folder: Path, config: Settings, environment: Mapping[str, str]) -> None:
         self.folder = folder
         self.log = folder / "server.log"
-        config = folder / "modelyard.yaml"
-        config.write_text(json.dumps(_config(folder, port, budget), indent=2))
-        serve = ("-m", "modelyard.cli.tethered", "serve", "--json", "--config", str(config))
+        path = folder / "modelyard.yaml"
+        path.write_text(json.dumps(config, indent=2))
+        serve = ("-m", "modelyard.cli.tethered", "serve", "--json", "--config", str(path))
         with self.log.open("wb") as log:
             self._process = subprocess.Popen(
                 (sys.executable, *serve),
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=log,
-                env=_environment(),
+                env={**_environment(), **environment},
                 start_new_session=True,  # Ctrl-C is for us; we end the server in order
             )
         self.url = ""
@@ -149,17 +167,14 @@ class Server:
         return self.log.read_text(errors="replace").strip()[-2000:] or "it said nothing"
 
 
-def _config(folder: Path, port: int, budget: int) -> dict[str, object]:
+def _own_settings(folder: Path, port: int) -> Settings:
     return {
         "server": {
             "host": "127.0.0.1",
             "port": port,
             "state_dir": str(folder / "state"),
             "shutdown_timeout": "5s",
-        },
-        "models_dirs": [str(models_folder())],
-        "devices": {"budget": {HOST_DEVICE: f"{budget}MiB"}},
-        "engines": {"llama_server": "builtin"},
+        }
     }
 
 

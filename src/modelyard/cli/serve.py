@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import shlex
 import sys
 from collections.abc import Coroutine
@@ -18,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelyard.cli.configure import ConfigFile, load_config
+from modelyard.cli.exits import BadUsage
 from modelyard.cli.options import Json
 from modelyard.cli.output import print_json, say
 from modelyard.cli.words import counted, listed, short_path
@@ -25,6 +27,9 @@ from modelyard.cli.words import counted, listed, short_path
 if TYPE_CHECKING:
     from modelyard.app import Yard
     from modelyard.core.specs import ModelSpec
+    from modelyard.devices.base import Probe
+
+log = logging.getLogger("modelyard")
 
 SHOWN_MODELS = 12
 """Model names that are printed when the server listens."""
@@ -99,7 +104,27 @@ def serve(
         format="%(asctime)s %(levelname)s %(message)s",
     )
     announce = _announce_json if as_json else _announce
-    _run(app.serve(chosen, on_listening=announce))
+    _run(app.serve(chosen, on_listening=announce, devices=_made_up_devices()))
+
+
+def _made_up_devices() -> list[Probe] | None:
+    """Probes of GPUs that do not exist, if the environment names their books; else None.
+
+    Raises BadUsage if there are no books.
+    """
+    from modelyard.testing.fake_books import FOLDER_VARIABLE
+
+    folder = os.environ.get(FOLDER_VARIABLE)
+    if not folder:
+        return None
+    from modelyard.testing.fake_gpu import FakeGpuProbe, FakeHostProbe
+
+    try:
+        probes: list[Probe] = [FakeHostProbe(folder), FakeGpuProbe(folder)]
+    except FileNotFoundError as error:
+        raise BadUsage(f"{FOLDER_VARIABLE}: {error}", hint="unset it") from None
+    log.warning("the devices are made up: %s names their books, %s", FOLDER_VARIABLE, folder)
+    return probes
 
 
 def _run(server: Coroutine[Any, Any, None]) -> None:

@@ -19,7 +19,7 @@ from modelyard.core.state import ModelState
 def check(models: Mapping[str, ModelState], devices: Sequence[Device], model: str) -> None:
     """Raise NoDevice or ModelTooLarge if no profile of the model can ever be placed."""
     slot = models[model]
-    found, passed_over = placement.candidates(slot.spec, devices)
+    found, passed_over = placement.candidates(slot.spec, devices, slot.footprints)
     if not found:
         raise NoDevice(f"model {model!r} cannot be placed: {'; '.join(passed_over)}")
     pinned = [s for s in models.values() if s.spec.pinned and s.placement and s is not slot]

@@ -8,6 +8,7 @@ Laws of this file:
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from modelyard.core.errors import ModelyardError
@@ -88,6 +89,17 @@ class MemoryMeasured(ModelEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class FootprintLearned(ModelEvent):
+    """What runs of the model take with this profile on devices of these kinds."""
+
+    profile: str
+    kinds: str
+    level: int
+    """0 awake, else how deep it sleeps."""
+    by_position: Mapping[str, int]
+
+
+@dataclass(frozen=True, slots=True)
 class ModelsChanged:
     """The models there are now."""
 
@@ -122,6 +134,7 @@ SchedulerEvent = (
     | EngineSuspected
     | EngineCleared
     | MemoryMeasured
+    | FootprintLearned
     | ModelsChanged
     | DevicesChanged
     | TimerDue

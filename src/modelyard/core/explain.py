@@ -46,7 +46,7 @@ def _who_holds_the_memory(
     models: Mapping[str, ModelState], devices: Sequence[Device], slot: ModelState
 ) -> str:
     others = [s for s in models.values() if s.placement is not None and s is not slot]
-    found, passed_over = placement.candidates(slot.spec, devices)
+    found, passed_over = placement.candidates(slot.spec, devices, slot.footprints)
     left = placement.free(devices, [other.held_mib for other in others])
     lacking = [
         str(short)

@@ -3,8 +3,8 @@
 Laws of this file:
 - A profile is looked at in the order written; the first that fits is taken, and why each other one
   was passed over is returned.
-- Claims are declared numbers where the profile declares them, otherwise the estimate; a replica on
-  several devices without declared numbers shares the estimate equally.
+- Claims are what was measured, else what is declared, else the estimate, which a replica on
+  several devices shares equally.
 - Nothing here decides who has to leave: that is `eviction`.
 """
 
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 
 from modelyard.core.devices import matching, short_name
+from modelyard.core.footprints import Footprints, kinds_of
 from modelyard.core.specs import Device, ModelSpec, Need, Placement, Profile
 
 MAX_CHOICES = 256
@@ -33,7 +34,9 @@ class Shortage:
         return f"{self.device} has {self.free_mib} MiB free of the {self.needed_mib} MiB needed"
 
 
-def candidates(spec: ModelSpec, devices: Sequence[Device]) -> tuple[list[Placement], list[str]]:
+def candidates(
+    spec: ModelSpec, devices: Sequence[Device], footprints: Footprints
+) -> tuple[list[Placement], list[str]]:
     """Every way to run the model on the devices there are, profiles in order of preference.
 
     A profile whose names mean several devices gives a placement for each choice. The second list
@@ -46,7 +49,7 @@ def candidates(spec: ModelSpec, devices: Sequence[Device]) -> tuple[list[Placeme
         choices = list(islice(_choices(profile.devices, meant), MAX_CHOICES))
         if not choices:
             passed_over.append(_lacks(profile, meant, devices))
-        placements += [Placement(profile.name, _claims(spec, profile, each)) for each in choices]
+        placements += [_placement(spec, profile, each, footprints) for each in choices]
     return placements, passed_over
 
 
@@ -131,10 +134,18 @@ def _lacks(profile: Profile, meant: Sequence[Sequence[Device]], devices: Sequenc
     return f"profile {profile.name!r} needs {wanted}; present: {present}"
 
 
-def _claims(spec: ModelSpec, profile: Profile, chosen: Sequence[Device]) -> Need:
+def _placement(
+    spec: ModelSpec, profile: Profile, chosen: Sequence[Device], footprints: Footprints
+) -> Placement:
     estimate = spec.estimate_mib or 0
     share = -(-estimate // len(chosen)) if chosen else 0
-    return {
+    expected = {
         device.id: profile.memory_mib.get(name, share)
         for name, device in zip(profile.devices, chosen, strict=True)
     }
+    return Placement(
+        profile.name,
+        footprints.claims(profile.name, chosen, expected),
+        tuple(device.id for device in chosen),
+        kinds_of(chosen),
+    )

@@ -7,14 +7,14 @@ Laws of this file:
 - A model gets the first of its profiles whose memory can be had, if need be by idle models leaving,
   least recently used first. Only if none can, and it has waited for `fair_after_s`, models in use
   leave by a drain, if they have been ready for as long. Pinned ones stay.
-- On one GPU only one replica starts at a time and nobody leaves meanwhile: an engine that starts
-  measures what is free there.
+- On one GPU memory moves for one replica at a time: an engine that starts measures what is free
+  there, and two that sleep or wake at once have hung each other (vLLM issue 37065).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import chain
 
 from modelyard.core import eviction, placement
@@ -90,6 +90,18 @@ def plan(
     return planner.plan
 
 
+MOVING = frozenset(
+    {State.STARTING, State.RESTARTING, State.WAKING, State.SUSPENDING, State.STOPPING}
+)
+
+
+def moving_gpus(slots: Iterable[ModelState], devices: Sequence[Device]) -> set[str]:
+    """The GPUs on which a replica is taking memory or giving it back."""
+    gpus = {device.id for device in devices if device.kind != HOST_DEVICE}
+    moving = (slot.placement for slot in slots if slot.state in MOVING and slot.placement)
+    return gpus.intersection(chain.from_iterable(each.claims_mib for each in moving))
+
+
 def idle_level(
     slot: ModelState, models: Mapping[str, ModelState], devices: Sequence[Device]
 ) -> int:
@@ -126,14 +138,13 @@ class _Planner:
         for slot in self._in(State.SUSPENDING):
             placement.give(self._soon, _gives(slot, slot.replica.level))
         self._gpus = {device.id for device in devices if device.kind != HOST_DEVICE}
-        self._starting = self._gpus_of(self._in(State.STARTING, State.RESTARTING, State.WAKING))
-        self._moving = self._starting | self._gpus_of(self._in(State.STOPPING, State.SUSPENDING))
+        self._moving = moving_gpus(self._holders, devices)
 
     def place(self, slot: ModelState) -> None:
         if slot.state is State.ASLEEP and slot.placement is not None:
             self._place(slot, [[_waking(slot, slot.placement)]], [])
         else:
-            found, passed_over = placement.candidates(slot.spec, self._devices)
+            found, passed_over = placement.candidates(slot.spec, self._devices, slot.footprints)
             self._place(slot, placement.by_profile(found), passed_over)
 
     def _place(
@@ -156,9 +167,7 @@ class _Planner:
         if chosen is not None and self._moving.isdisjoint(chosen.claims_mib):
             placement.take(self._left, chosen.claims_mib)
             placement.take(self._soon, chosen.claims_mib)
-            gpus = self._gpus.intersection(chosen.claims_mib)
-            self._starting |= gpus
-            self._moving |= gpus
+            self._moving |= self._gpus.intersection(chosen.claims_mib)
             asleep = slot.state is State.ASLEEP
             self.plan.steps.append(Wake(slot.spec.id) if asleep else Start(slot.spec.id, chosen))
             return True
@@ -184,11 +193,14 @@ class _Planner:
         return False
 
     def _leave(self, offer: _Offer, why: str) -> None:
+        """Have a model leave, now or when its turn on its GPUs comes; either way it is promised."""
         resident = offer.resident
+        gpus = self._gpus.intersection(resident.claims_mib)
         placement.give(self._soon, resident.claims_mib)
-        self._moving |= self._gpus.intersection(resident.claims_mib)
         self._leaving.add(resident.model)
-        self.plan.steps.append(Leave(resident.model, offer.level, why))
+        if self._moving.isdisjoint(gpus):
+            self._moving |= gpus
+            self.plan.steps.append(Leave(resident.model, offer.level, why))
 
     def _idle_offers(self, for_whom: ModelState) -> list[list[_Offer]]:
         """What idle models offer: first to sleep where they can, then to stop altogether."""
@@ -228,14 +240,10 @@ class _Planner:
             and slot.idle is idle
             and not slot.spec.pinned
             and slot.spec.id not in self._leaving
-            and self._starting.isdisjoint(slot.held_mib)
         )
 
     def _in(self, *states: State) -> list[ModelState]:
         return [slot for slot in self._holders if slot.state in states]
-
-    def _gpus_of(self, slots: Iterable[ModelState]) -> set[str]:
-        return self._gpus.intersection(chain.from_iterable(slot.held_mib for slot in slots))
 
 
 def _waking(slot: ModelState, placed: Placement) -> Placement:
@@ -243,15 +251,18 @@ def _waking(slot: ModelState, placed: Placement) -> Placement:
     missing = {
         device: mib - slot.asleep_mib.get(device, 0) for device, mib in placed.claims_mib.items()
     }
-    return Placement(placed.profile, {d: mib for d, mib in missing.items() if mib > 0})
+    return replace(placed, claims_mib={d: mib for d, mib in missing.items() if mib > 0})
 
 
 def residue(slot: ModelState, level: int) -> dict[str, int]:
-    """What a replica is expected to keep asleep, before it was ever seen to sleep.
+    """What a replica is expected to keep asleep: what it was seen to keep, else a rule of thumb.
 
     Level 1 keeps the weights in host memory: at most what it holds on its devices.
     """
     held = slot.placement.claims_mib if slot.placement else {}
+    seen = slot.footprints.residue(slot.placement, level) if slot.placement else {}
+    if seen:
+        return seen
     kept = {device: min(mib, RESIDUE_MIB) for device, mib in held.items() if device != HOST_DEVICE}
     kept[HOST_DEVICE] = held.get(HOST_DEVICE, 0)
     if level == WEIGHTS_ON_HOST:
@@ -261,8 +272,7 @@ def residue(slot: ModelState, level: int) -> dict[str, int]:
 
 def _gives(slot: ModelState, level: int) -> dict[str, int]:
     """What falls free when the replica goes to sleep; negative where it then needs more."""
-    kept = slot.asleep_mib if slot.asleep_mib and slot.replica.level == level else None
-    after = residue(slot, level) if kept is None else kept
+    after = residue(slot, level)
     devices = {*slot.held_mib, *after}
     change = {d: slot.held_mib.get(d, 0) - after.get(d, 0) for d in devices}
     return {device: mib for device, mib in change.items() if mib}

@@ -28,6 +28,7 @@ from modelyard.core.events import (
     EngineCleared,
     EngineNews,
     EngineSuspected,
+    FootprintLearned,
     Grant,
     MemoryMeasured,
     ModelEvent,
@@ -114,7 +115,12 @@ class Scheduler:
 
         Raises InvalidTransition when the lifecycle has no row for what happened.
         """
-        return [*self._take(event, now), *self._timers(now), *self._decide(now)]
+        return [
+            *self._take(event, now),
+            *self._timers(now),
+            *self._demote(now),
+            *self._decide(now),
+        ]
 
     def next_timer(self, now: float) -> float:
         """When `TimerDue` should come if nothing else happens before; infinity for never."""
@@ -171,13 +177,16 @@ class Scheduler:
             case RestartWanted():
                 return self._restart(slot, now)
             case SleepWanted(_, level):
-                return self._sleep_for_a_person(slot, level)
+                slot.sleep_asked = level
+                slot.bad_sleeper = False
             case EngineNews(_, news):
                 return self._engine_news(slot, news, now)
             case EngineSuspected(_, run) | EngineCleared(_, run) if run == slot.replica.run:
                 slot.suspected = isinstance(event, EngineSuspected)
             case MemoryMeasured(_, run, used_mib) if run == slot.replica.run:
                 slot.used_mib = used_mib
+            case FootprintLearned(_, profile, kinds, level, by_position):
+                slot.footprints.known[profile, kinds, level] = by_position
         return []
 
     def _request_waits(
@@ -222,13 +231,6 @@ class Scheduler:
         slot.replica.forgive()
         yield from self._refuse_all(slot, stopped)
         yield from self._stop(slot, "stopped by a person", slot.spec.limits.drain_timeout_s)
-
-    def _sleep_for_a_person(self, slot: ModelState, level: int) -> Iterator[SchedulerAction]:
-        slot.wanted_since = None
-        if slot.state is State.READY and level in slot.spec.sleep:
-            slot.bad_sleeper = False
-            drain_s = slot.spec.limits.drain_timeout_s
-            yield from self._sleep(slot, level, "put to sleep by a person", drain_s)
 
     def _restart(self, slot: ModelState, now: float) -> Iterator[SchedulerAction]:
         if slot.state not in HOLDING or slot.state is State.ASLEEP:
@@ -345,17 +347,34 @@ class Scheduler:
                 why = why_waiting(self.models, self.devices, slot.spec.id, now)
                 waited = f"waited {now - arrived:.0f} s for model {slot.spec.id!r}"
                 yield Refuse(ticket, WaitTimeout(f"{waited}: {why}"))
-            if self._idle_until(slot) <= now:
-                yield from self._stop(slot, f"unused for {limits.idle_stop_s:g} s", None)
-            elif self._awake_until(slot) <= now:
-                level = planning.idle_level(slot, self.models, self.devices)
-                why = f"unused for {limits.idle_sleep_s:g} s"
-                if level < planning.STOP:
-                    yield from self._sleep(slot, level, why, None)
             if slot.state is State.FAILED and slot.wanted and slot.retry_at <= now:
                 yield from self._revive(slot)
             if slot.state is State.BACKOFF and not slot.wanted and slot.retry_at <= now:
                 yield from self._apply(slot, StopAsked())
+
+    def _demote(self, now: float) -> Iterator[SchedulerAction]:
+        """Put to sleep or stop who is unused or told to, one at a time on each GPU."""
+        for slot in self.models.values():
+            limits, held = slot.spec.limits, slot.held_mib
+            if slot.state is not State.READY:
+                slot.sleep_asked = 0
+            asked = slot.sleep_asked
+            unused = min(self._idle_until(slot), self._awake_until(slot)) <= now
+            if not asked and not unused:
+                continue
+            if not planning.moving_gpus(self.models.values(), self.devices).isdisjoint(held):
+                continue
+            if asked in slot.spec.sleep:
+                slot.sleep_asked, slot.wanted_since = 0, None
+                drain_s = limits.drain_timeout_s
+                yield from self._sleep(slot, asked, "put to sleep by a person", drain_s)
+            elif self._idle_until(slot) <= now:
+                yield from self._stop(slot, f"unused for {limits.idle_stop_s:g} s", None)
+            elif self._awake_until(slot) <= now:
+                level = planning.idle_level(slot, self.models, self.devices)
+                if level < planning.STOP:
+                    why = f"unused for {limits.idle_sleep_s:g} s"
+                    yield from self._sleep(slot, level, why, None)
 
     def _shut_down(self) -> Iterator[SchedulerAction]:
         self._closing = True

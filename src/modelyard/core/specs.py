@@ -183,6 +183,10 @@ class Placement:
 
     profile: str
     claims_mib: Need
+    devices: tuple[str, ...] = ()
+    """Ids of the devices in the order in which the profile names them."""
+    kinds: str = ""
+    """What these devices are, without their ids."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from modelyard.core.footprints import Footprints
 from modelyard.core.lifecycle import Replica, State
 from modelyard.core.specs import ModelSpec, Need, Placement
 
@@ -22,11 +23,15 @@ class ModelState:
     queue: dict[int, float] = field(default_factory=dict)
     """Waiting tickets in order of arrival, with the time each arrived."""
     in_flight: int = 0
+    footprints: Footprints = field(default_factory=Footprints)
+    """What its runs were measured to hold."""
     placement: Placement | None = None
     used_mib: Need = field(default_factory=dict)
     """What its replica was last measured to hold; empty until it is measured."""
     asleep_mib: Need = field(default_factory=dict)
     """What its replica keeps while it sleeps, on each device and the host."""
+    sleep_asked: int = 0
+    """The level at which a person wants it asleep, until it is."""
     bad_sleeper: bool = False
     """Its engine failed to sleep or to wake: it is stopped instead until it is defined anew."""
     passed_over: list[str] = field(default_factory=list)

@@ -9,7 +9,7 @@ Laws of this file:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -54,4 +54,12 @@ class Engine(Protocol):
 
     def failure(self, exit_text: str, last_lines: Sequence[str]) -> Failure:
         """Explain an engine that ended before it was ready, from its exit and its last lines."""
+        ...
+
+    def memory_report(self, lines: Sequence[str], placement: Placement) -> Mapping[str, int]:
+        """What the engine says it holds now: MiB by device id, from its log since its start.
+
+        Devices it says nothing about are left out. It is the engine's word, without the driver's
+        share; see `engines.reports`.
+        """
         ...

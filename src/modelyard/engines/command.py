@@ -25,6 +25,7 @@ from modelyard.core.specs import (
     Placement,
     Progress,
 )
+from modelyard.engines import reports
 from modelyard.engines.base import Failure
 from modelyard.engines.sleeping import PRESETS
 from modelyard.engines.visibility import visible_devices
@@ -110,6 +111,10 @@ class CommandEngine:
             if telling:
                 return Failure(f"{reason}{_quote(telling)}".removeprefix(": "), permanent)
         return Failure(f"{exit_text}{_quote(said) or ', and it printed nothing'}")
+
+    def memory_report(self, lines: Sequence[str], placement: Placement) -> Mapping[str, int]:
+        """What vLLM or llama.cpp says, if the command starts one of them."""
+        return {**reports.llamacpp(lines, placement), **reports.vllm(lines, placement)}
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:

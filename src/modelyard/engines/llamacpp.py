@@ -25,7 +25,7 @@ from modelyard.core.specs import (
     Progress,
     Task,
 )
-from modelyard.engines import llamacpp_options, llamacpp_output
+from modelyard.engines import llamacpp_options, llamacpp_output, reports
 from modelyard.engines.base import Failure
 from modelyard.engines.llamacpp_table import CHAT_TEMPLATE_FILE
 from modelyard.engines.visibility import visible_devices
@@ -76,6 +76,10 @@ class LlamaCpp:
 
     def failure(self, exit_text: str, last_lines: Sequence[str]) -> Failure:
         return llamacpp_output.failure(exit_text, last_lines)
+
+    def memory_report(self, lines: Sequence[str], placement: Placement) -> Mapping[str, int]:
+        """The sizes of llama.cpp's buffers; recent builds print them only at verbosity 4."""
+        return reports.llamacpp(lines, placement)
 
     # ----------------------------------------------------------------------------------- checking
 

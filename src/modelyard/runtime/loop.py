@@ -42,6 +42,7 @@ from modelyard.core.events import (
     TimerDue,
     WakeEngine,
 )
+from modelyard.core.footprints import AWAKE
 from modelyard.core.lifecycle import (
     EngineAsleep,
     EngineEvent,
@@ -63,6 +64,7 @@ from modelyard.engines.base import Engine
 from modelyard.launchers.base import Launcher, LogLine
 from modelyard.runtime.broadcast import Broadcast
 from modelyard.runtime.engine_run import EngineRun, Suspend, Wake
+from modelyard.runtime.learning import Learning
 from modelyard.runtime.memory_watch import MemoryWatch
 from modelyard.runtime.readiness import free_port
 from modelyard.runtime.sampling import Holder, Sample, Sampler
@@ -95,6 +97,7 @@ class Loop:
         launcher: Launcher,
         broadcast: Broadcast,
         sampler: Sampler,
+        learning: Learning,
     ) -> None:
         self.scheduler = Scheduler(policy, devices)
         self.names = Names(())
@@ -108,6 +111,7 @@ class Loop:
         self.sleeps = 0
         self.wakes = 0
         self._sampler = sampler
+        self._learning = learning
         self._memory = MemoryWatch(self.sample, self._strangers, self._residue)
         self._engines = engines
         self._launcher = launcher
@@ -175,11 +179,17 @@ class Loop:
         specs = tuple(specs)
         self.names = Names(specs)
         self.post(ModelsChanged(specs))
+        for spec in specs:
+            for learned in self._learning.of(spec):
+                self.post(learned)
 
     async def sample(self) -> Sample:
         """Read the devices now, and decide by what they hold."""
+        models = self.scheduler.models
         holders = [
-            Holder(run.spec.id, run.placement.claims_mib, run.pids) for run in self.runs.values()
+            Holder(model, run.placement.claims_mib, models[model].state is State.READY, run.pids)
+            for model, run in self.runs.items()
+            if model in models
         ]
         sample = await self._sampler.sample(holders)
         self._sampled(sample)
@@ -208,6 +218,13 @@ class Loop:
                 continue
             if used != slot.used_mib:
                 self.post(MemoryMeasured(model, run.run, used))
+                self._tasks.spawn(self._learn(run, AWAKE, used), f"learn from {model}")
+
+    async def _learn(self, run: EngineRun, level: int, used: Need) -> None:
+        spec, placed = run.spec, run.placement
+        learned = await self._learning.measured(spec, run.run, placed, level, used)
+        if learned is not None:
+            self.post(learned)
 
     def post(self, event: SchedulerEvent) -> None:
         """Apply an event and perform what follows from it."""
@@ -324,6 +341,8 @@ class Loop:
                 log.info("model %s: run %d is %s", model, run.run, "awake" if woke else "ready")
             case EngineAsleep(_, held_mib):
                 self.sleeps += 1
+                slept = self.scheduler.models[model].replica.level
+                self._tasks.spawn(self._learn(run, slept, held_mib), f"learn from {model}")
                 log.info("model %s: run %d sleeps and keeps %s", model, run.run, dict(held_mib))
             case SleepFailed(_, reason) | WakeFailed(_, reason):
                 log.warning("model %s: %s: %s", model, type(news).__name__, reason)

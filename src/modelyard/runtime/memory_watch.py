@@ -5,7 +5,7 @@ Laws of this file:
   has not slept, whatever it answered.
 - After an exit the devices are read until the run's memory is back or a bound has passed. What is
   not back by then is reported, and counts as a stranger's from then on.
-- Where a driver does not tell what a process holds, the expectation stands in.
+- Where a driver does not tell what a process holds, or does not answer, the expectation stands in.
 """
 
 from __future__ import annotations
@@ -50,7 +50,9 @@ class MemoryWatch:
 
     async def measure(self, model: str) -> Need:
         """What the model's replica holds now, on each device that tells."""
-        return (await self._sample()).used_mib.get(model, {})
+        sample = await self._sample()
+        used = sample.used_mib.get(model, {})
+        return {device: mib for device, mib in used.items() if device not in sample.stale}
 
     async def after_sleep(self, model: str, claims: Need, before: Need, level: int) -> Need:
         """What the replica keeps once it has settled. Raises MemoryKept."""
@@ -81,7 +83,8 @@ class MemoryWatch:
         before = self._strangers()
         deadline = asyncio.get_running_loop().time() + SETTLE_S
         while True:
-            now = {d.id: d.strangers_mib for d in (await self._sample()).devices}
+            sample = await self._sample()
+            now = {d.id: d.strangers_mib for d in sample.devices if d.id not in sample.stale}
             missing = {d: now[d] - before.get(d, 0) for d in gpus if d in now}
             missing = {device: mib for device, mib in missing.items() if mib >= STILL_MIB}
             if not missing:

@@ -37,6 +37,8 @@ class Holder:
 
     model: str
     claims_mib: Need
+    is_ready: bool
+    """Whether it must hold memory by now; an engine that starts may not yet."""
     pids: Callable[[], Iterable[int]]
     """Its processes now; may block."""
 
@@ -49,6 +51,8 @@ class Sample:
     readings: Mapping[str, Reading] = field(default_factory=dict)
     used_mib: Mapping[str, Need] = field(default_factory=dict)
     """By model: MiB on each device where that can be told."""
+    stale: frozenset[str] = frozenset()
+    """Devices taken as last seen, since their driver did not answer."""
 
 
 @dataclass(slots=True)
@@ -82,12 +86,17 @@ class Sampler:
         self._asked = [_Asked(probe) for probe in probes]
         self._settings = settings
         self._host_mib = host_mib
+        self._turn = asyncio.Lock()
 
     async def sample(self, holders: Sequence[Holder]) -> Sample:
         """The devices and the replicas' use now; takes at most a little over HUNG_AFTER_S."""
-        said = await asyncio.gather(*(self._ask(asked) for asked in self._asked))
-        readings = [reading for each in said for reading in each]
-        return await asyncio.to_thread(self._reckon, readings, holders)
+        # One at a time, so that no reading is older than the question, and none is told too late.
+        async with self._turn:
+            said = await asyncio.gather(*(self._ask(asked) for asked in self._asked))
+            readings = [reading for each in said for reading in each]
+            sample = await asyncio.to_thread(self._reckon, readings, holders)
+        stale = (asked.said for asked in self._asked if asked.trouble)
+        return replace(sample, stale=frozenset(each.id for said in stale for each in said))
 
     async def _ask(self, asked: _Asked) -> Sequence[Reading]:
         if asked.thread is not None and asked.thread.is_alive():
@@ -126,39 +135,52 @@ class Sampler:
         return said
 
     def _reckon(self, readings: Sequence[Reading], holders: Sequence[Holder]) -> Sample:
-        pids = {holder.model: frozenset(holder.pids()) for holder in holders}
-        used = {
-            holder.model: {
-                device: mib
-                for device, mib in self._use(readings, pids[holder.model]).items()
-                if device in holder.claims_mib or mib
-            }
-            for holder in holders
-        }
-        ours = {reading.id: _ours(reading, holders, pids) for reading in readings}
-        devices = tuple(_device(reading, self._settings, ours[reading.id]) for reading in readings)
+        measured = [_Measured(holder, frozenset(holder.pids())) for holder in holders]
+        used = {each.holder.model: self._use(readings, each) for each in measured}
+        devices = tuple(
+            _device(reading, self._settings, _ours(reading, measured))
+            for reading in readings
+            if reading.failure is None
+        )
         devices = _with_budgets(devices, self._settings)
         return Sample(devices, {reading.id: reading for reading in readings}, used)
 
-    def _use(self, readings: Sequence[Reading], pids: frozenset[int]) -> dict[str, int]:
+    def _use(self, readings: Sequence[Reading], measured: _Measured) -> dict[str, int]:
         use: dict[str, int] = {}
         for reading in readings:
             if reading.kind == HOST_DEVICE:
-                use[reading.id] = self._host_mib(pids)
-            elif reading.by_process_mib is not None:
-                by_process = reading.by_process_mib
-                use[reading.id] = sum(by_process.get(pid, 0) for pid in pids)
-        return use
+                use[reading.id] = self._host_mib(measured.pids)
+            elif (mib := measured.on(reading)) is not None:
+                use[reading.id] = mib
+        return {d: mib for d, mib in use.items() if mib or d in measured.holder.claims_mib}
 
 
-def _ours(reading: Reading, holders: Sequence[Holder], pids: Mapping[str, frozenset[int]]) -> int:
+@dataclass(frozen=True, slots=True)
+class _Measured:
+    """A replica and its processes at the moment of the sample."""
+
+    holder: Holder
+    pids: frozenset[int]
+
+    def on(self, reading: Reading) -> int | None:
+        """What it holds on a GPU; None where the driver does not tell.
+
+        A driver outside of our container tells of processes by numbers that we do not know.
+        """
+        if reading.by_process_mib is None:
+            return None
+        told = [mib for pid, mib in reading.by_process_mib.items() if pid in self.pids]
+        if not told and self.holder.is_ready and self.holder.claims_mib.get(reading.id):
+            return None
+        return sum(told)
+
+
+def _ours(reading: Reading, measured: Sequence[_Measured]) -> int:
     """What all replicas together keep from others on a device."""
-    everybody = frozenset[int]().union(*pids.values())
     if reading.kind == HOST_DEVICE:
-        return private_mib(everybody)
-    if reading.by_process_mib is not None:
-        return sum(mib for pid, mib in reading.by_process_mib.items() if pid in everybody)
-    return sum(holder.claims_mib.get(reading.id, 0) for holder in holders)
+        return private_mib(frozenset[int]().union(*(each.pids for each in measured)))
+    told = [(each.on(reading), each.holder.claims_mib.get(reading.id, 0)) for each in measured]
+    return sum(claim if mib is None else mib for mib, claim in told)
 
 
 def _device(reading: Reading, settings: Devices, ours_mib: int) -> Device:

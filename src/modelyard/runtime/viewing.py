@@ -29,7 +29,7 @@ def view_model(
     spec, ready = slot.spec, slot.state is State.READY
     why = why_waiting(scheduler.models, scheduler.devices, spec.id, now) if slot.wanted else None
     progress = run.progress if run is not None and slot.state is State.STARTING else None
-    found, _ = placement.candidates(spec, scheduler.devices)
+    found, _ = placement.candidates(spec, scheduler.devices, slot.footprints)
     return ModelView(
         id=spec.id,
         state=slot.state.value,
@@ -94,4 +94,18 @@ def view_devices(scheduler: Scheduler, readings: Mapping[str, Reading]) -> list[
                 notes=list(reading.notes) if reading else [],
             )
         )
-    return views
+    return views + [_unusable(reading) for reading in readings.values() if reading.failure]
+
+
+def _unusable(reading: Reading) -> DeviceView:
+    """A device that is there and cannot be used, with the reason."""
+    return DeviceView(
+        id=reading.id,
+        name=reading.name,
+        kind=reading.kind,
+        index=reading.index,
+        total_mib=reading.total_mib,
+        capacity_mib=0,
+        claimed_mib=0,
+        notes=[*reading.notes, reading.failure or ""],
+    )

@@ -159,9 +159,13 @@ def send_json(
 
 
 def send_error(writer: asyncio.StreamWriter, error: Refused) -> None:
+    send_json(writer, error.status, error_body(error))
+
+
+def error_body(error: Refused) -> dict[str, Any]:
     kind = error.kind or _REASONS.get(error.status, "Error")
     said = {"message": str(error), "type": kind, "param": None, "code": error.status}
-    send_json(writer, error.status, {"error": said})
+    return {"error": said}
 
 
 def begin_events(writer: asyncio.StreamWriter) -> None:

@@ -26,7 +26,13 @@ from pathlib import Path
 from typing import Any
 
 from modelyard.testing.fake_http import Refused, Request, Wire, send, send_json
-from modelyard.testing.fake_vllm_answers import Generation, Scheduler, pooled
+from modelyard.testing.fake_vllm_answers import (
+    EngineDead,
+    Generation,
+    Scheduler,
+    engine_dead,
+    pooled,
+)
 from modelyard.testing.fake_vllm_options import arguments, given
 from modelyard.testing.fake_vllm_words import log, titled
 
@@ -54,10 +60,6 @@ def executable(folder: Path) -> Path:
     return path
 
 
-class EngineDead(Exception):
-    """The engine process has ended."""
-
-
 class Engine:
     """The engine process as seen from here. One operation at a time: the real one is as busy."""
 
@@ -81,7 +83,10 @@ class Engine:
 
     async def ask(self, op: str, **rest: object) -> dict[str, Any]:
         """Let it perform `op` to its end, even if the asker goes. Raises EngineDead."""
-        return await asyncio.shield(asyncio.ensure_future(self._ask({"op": op, **rest})))
+        asking = asyncio.ensure_future(self._ask({"op": op, **rest}))
+        # Looked at here because the asker may be gone by then.
+        asking.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return await asyncio.shield(asking)
 
     async def _ask(self, message: Mapping[str, object]) -> dict[str, Any]:
         async with self._turn:
@@ -122,6 +127,8 @@ class FakeVllm:
         self.engine = Engine(args)
         self.scheduler = Scheduler()
         self.paused = False
+        self.level = 0
+        """Of the sleep that frees memory; 0 while awake."""
         self.max_len = 0
 
     # ------------------------------------------------------------------------------------ lifecycle
@@ -198,7 +205,7 @@ class FakeVllm:
             if not await self._plain(request, writer) and not await self._dev(request, writer):
                 await self._infer(request, wire, writer)
         except EngineDead:
-            raise Refused(500, "EngineCore encountered an issue", "EngineDeadError") from None
+            raise engine_dead() from None
 
     def _check_key(self, request: Request) -> None:
         keys = {f"Bearer {key}" for key in self.args.api_key}
@@ -217,8 +224,7 @@ class FakeVllm:
             case "GET", "/v1/models":
                 send_json(writer, 200, {"object": "list", "data": self._models()})
             case "GET", "/metrics":
-                state = await self.engine.ask("state")
-                text = self.scheduler.metrics(self.args.names[0], state["level"])
+                text = self.scheduler.metrics(self.args.names[0], self.level)
                 send(writer, 200, "text/plain; version=0.0.4; charset=utf-8", text.encode())
             case _:
                 return False
@@ -282,6 +288,7 @@ class FakeVllm:
             await self.scheduler.finish()
         if level != "0":
             _checked(await self.engine.ask("sleep", level=int(level)))
+            self.level = self.level or int(level)  # who sleeps already sleeps no deeper
         return {"status": "sleeping", "level": int(level)}
 
     async def _wake(self, tags: Sequence[str] | None) -> dict[str, Any]:
@@ -290,7 +297,7 @@ class FakeVllm:
             _checked(await self.engine.ask("wake", tags=memory or None))
         if not (await self.engine.ask("state"))["asleep"]:
             # Scheduling goes on only when weights and cache are both there.
-            self.paused = False
+            self.paused, self.level = False, 0
             self.scheduler.resume()
         return {"status": "sleeping" if await self._is_sleeping() else "awake"}
 

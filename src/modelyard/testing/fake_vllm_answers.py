@@ -23,12 +23,22 @@ from modelyard.testing.fake_http import (
     Refused,
     begin_events,
     end_events,
+    error_body,
     send_event,
     send_json,
 )
 
 GARBAGE = "!"
 _DIMENSION = 8
+
+
+class EngineDead(Exception):
+    """The engine process has ended."""
+
+
+def engine_dead() -> Refused:
+    """What a client is told of it."""
+    return Refused(500, "EngineCore encountered an issue", "EngineDeadError")
 
 
 class Engine(Protocol):
@@ -198,11 +208,15 @@ class Generation:
 
     async def _stream(self, ticket: Ticket, writer: asyncio.StreamWriter) -> None:
         begin_events(writer)
-        async for token in self._tokens(ticket):
-            send_event(writer, json.dumps(self._completion.part(token)))
-            await writer.drain()
-        for part in self._completion.ending():
-            send_event(writer, json.dumps(self._ended(part)))
+        try:
+            async for token in self._tokens(ticket):
+                send_event(writer, json.dumps(self._completion.part(token)))
+                await writer.drain()
+            for part in self._completion.ending():
+                send_event(writer, json.dumps(self._ended(part)))
+        except EngineDead:
+            # The status is sent: vLLM, too, tells of it inside the stream and ends that as usual.
+            send_event(writer, json.dumps(error_body(engine_dead())))
         end_events(writer)
 
     async def _tokens(self, ticket: Ticket) -> AsyncIterator[str]:

@@ -85,7 +85,7 @@ class EngineCore:
                 self._touch()
                 return {"garbage": self.garbage}
             case "state":
-                return {"asleep": bool(self.sleeping), "level": self.level if self.sleeping else 0}
+                return {"asleep": bool(self.sleeping)}
             case "reload":
                 return self._reload()
             case "sleep":
@@ -198,7 +198,8 @@ class EngineCore:
             )
         tokens = least * _MIB // args.fake_kv_bytes
         derived = args.fake_derived_len
-        wanted = min(derived, tokens) if args.max_model_len < 0 else args.max_model_len
+        asked = derived if args.max_model_len is None else args.max_model_len
+        wanted = min(derived, tokens) if asked < 0 else asked
         if wanted > tokens:
             raise ValueError(
                 f"To serve at least one request with the model's max seq len ({wanted}),"
@@ -333,7 +334,11 @@ class EngineCore:
 def _worker(rank: int, python: str) -> subprocess.Popen[bytes]:
     """A process that holds the memory of one device and ends with this one."""
     command, environment = titled(f"VLLM::Worker_TP{rank}", _MODULE)
-    return subprocess.Popen(command, executable=python, env=environment, stdin=subprocess.PIPE)
+    pipe = subprocess.PIPE
+    worker = subprocess.Popen(command, executable=python, env=environment, stdin=pipe, stdout=pipe)
+    assert worker.stdout is not None, "it was asked for"
+    worker.stdout.readline()  # it is up, or it has ended and the first use of its pid will tell
+    return worker
 
 
 def _take_title() -> None:
@@ -381,4 +386,5 @@ if __name__ == "__main__":
     _take_title()
     if len(sys.argv) > 1:
         sys.exit(main(sys.argv[1]))
-    sys.stdin.read()  # a worker
+    print("up", flush=True)  # a worker; it ends with the pipe
+    sys.stdin.read()

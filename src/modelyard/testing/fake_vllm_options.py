@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--served-model-name", nargs="+", default=[])
     add("--gpu-memory-utilization", "--device-memory-utilization", type=share, default=0.92)
     add("--kv-cache-memory-bytes", type=human_int)
-    add("--max-model-len", type=context_length, default=-1)
+    add("--max-model-len", type=context_length)
     add("--tensor-parallel-size", "-tp", type=int, default=1)
     add("--runner", choices=["auto", "generate", "pooling", "draft"], default="auto")
     add("--convert", choices=["auto", "none", "embed", "classify"], default="auto")

@@ -1,0 +1,339 @@
+"""Random walks of a whole server: real engine processes, fake cards that keep books.
+
+Each seed builds a machine and models, does at random what people, clients and fate do, lets it
+settle, and then asks what must be true whatever happened. MODELYARD_WALKS=200 walks 200 seeds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import random
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from modelyard.config import Config, Devices
+from modelyard.core.lifecycle import State
+from modelyard.core.policy import Policy
+from modelyard.core.specs import Limits, ModelSpec
+from modelyard.devices.base import Probe
+from modelyard.runtime import memory_watch
+from modelyard.runtime.loop import Loop
+from modelyard.testing.fake_books import Book
+from modelyard.testing.fake_gpu import HOST, FakeGpuProbe, FakeHostProbe, OutOfMemory
+from modelyard.testing.fake_page import STRANGER, Event
+from modelyard.testing.server import running
+
+WALKS = int(os.environ.get("MODELYARD_WALKS", "8"))
+STEPS = 24
+RESERVE_MIB = 100
+LEAK_MIB = 120
+NOISE_MIB = 16
+OVER_CLAIM_MIB = 64 + LEAK_MIB
+"""By how much a claim may exceed what is held: the models here take some 50 MiB less than they are
+declared with, and one that leaks claims its leak in advance once that is known."""
+AT_REST = frozenset({State.STOPPED, State.READY, State.ASLEEP, State.FAILED})
+CLEAN = frozenset(
+    [
+        *("engine_died", "engine_start_failed", "engine_timeout", "insufficient_memory"),
+        *("model_stopped", "no_device", "wait_timeout"),
+        "EngineCore encountered an issue",  # a vLLM's own, whose engine process was killed
+    ]
+)
+"""Errors that clients may be told in a walk, in which engines are killed and cards vanish."""
+FLAWS = (
+    *[()] * 5,
+    ("--fake-leak", f"{LEAK_MIB}MiB"),
+    ("--fake-wake-fails",),
+    ("--fake-crash-on-wake",),
+    ("--fake-lie-about-sleep",),
+)
+
+pytestmark = pytest.mark.usefixtures("nothing_left")
+
+
+@dataclass(slots=True)
+class Walk:
+    """One walk: its dice, the machine it is on, and what its clients heard."""
+
+    dice: random.Random
+    book: Book
+    loop: Loop
+    http: httpx.AsyncClient
+    names: Sequence[str]
+    fateful: bool
+    """Whether strangers and cards do as they like, which no scheduler can foresee."""
+    heard: Counter[str] = field(default_factory=Counter)
+    wrong: list[str] = field(default_factory=list)
+    clients: list[asyncio.Task[None]] = field(default_factory=list)
+
+    # ---------------------------------------------------------------------------------- the steps
+
+    async def step(self) -> None:
+        """Do one thing."""
+        steps: list[tuple[int, Callable[[], Awaitable[None]]]] = [
+            (9, self.ask),
+            (4, self.ask_and_leave),
+            (6, self.order),
+            (1, self.kill),
+        ]
+        if self.fateful:
+            steps += [(2, self.stranger), (1, self.card)]
+        weights, does = zip(*steps, strict=True)
+        await self.dice.choices(does, weights)[0]()
+        if self.dice.random() < 0.7:
+            await asyncio.sleep(self.dice.uniform(0, 0.15))
+
+    async def ask(self) -> None:
+        for _ in range(self.dice.choice((1, 1, 3))):
+            work = self.request(self.dice.choice(self.names), self.dice.random() < 0.5)
+            self.clients.append(asyncio.create_task(work, name="client"))
+
+    async def ask_and_leave(self) -> None:
+        await self.ask()
+        client = self.clients[-1]
+        asyncio.get_running_loop().call_later(self.dice.uniform(0, 0.3), client.cancel)
+
+    async def order(self) -> None:
+        orders = ("sleep?level=1", "sleep?level=2", "sleep?level=2", "wake", "stop", "restart")
+        path = f"/api/models/{self.dice.choice(self.names)}/{self.dice.choice(orders)}"
+        answer = await self.http.post(path)
+        if answer.status_code != 202 and answer.json()["error"]["code"] not in CLEAN:
+            self.wrong.append(f"{path}: {answer.status_code} {answer.text}")
+
+    async def kill(self) -> None:
+        """Kill one process of an engine, whichever it is."""
+        pids = [pid for run in self.loop.runs.values() if run.pid for pid in run.pids() if pid > 0]
+        if pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.dice.choice(pids), signal.SIGKILL)
+
+    async def stranger(self) -> None:
+        """Somebody else takes memory that no claim of ours is meant for, or goes."""
+        card = self.dice.choice([gpu.id for gpu in self.book.accounts()] or [HOST])
+        mib = self.dice.choice((0, 500, 1500, 3000))
+        with contextlib.suppress(OutOfMemory):
+            if mib <= self.unclaimed(card) and card != HOST:
+                self.book.stranger(card, mib)
+
+    async def card(self) -> None:
+        """A card vanishes, or all that have vanished come back."""
+        present = [gpu.id for gpu in self.book.accounts()]
+        if len(present) == len(self.cards):
+            self.book.vanish(self.dice.choice(present))
+        else:
+            self.repair()
+
+    # -------------------------------------------------------------------------------- the clients
+
+    async def request(self, model: str, is_stream: bool) -> None:
+        """Ask, and note what came back; what may not come back is noted as wrong."""
+        messages = [{"role": "user", "content": f"hello {model}"}]
+        tokens = self.dice.randrange(4, 20)
+        body = {"model": model, "messages": messages, "max_tokens": tokens, "stream": is_stream}
+        try:
+            answer = await self.http.post("/v1/chat/completions", json=body)
+        except httpx.HTTPError as broken:
+            # An engine may break; the connection to us may not. A stream says how it ended.
+            self.wrong.append(f"{model}: {broken!r}")
+            return
+        said, reason, error = _read(answer)
+        self.heard[error or "answered"] += 1
+        if error and error not in CLEAN:
+            self.wrong.append(f"{model}: {answer.status_code} {answer.text}")
+        if not error and (reason != "length" or not said.startswith(f"{model}: echo of")):
+            self.wrong.append(f"{model} said {said!r} and ended by {reason}")
+
+    # ---------------------------------------------------------------------------------- the truth
+
+    @property
+    def cards(self) -> list[str]:
+        return sorted({event.device for event in self.book.events()} - {HOST, ""})
+
+    def unclaimed(self, card: str) -> int:
+        held = sum(slot.held_mib.get(card, 0) for slot in self.loop.scheduler.models.values())
+        account = self.book.account(card)
+        own = sum(account.by_process_mib.values())
+        return account.total_mib - RESERVE_MIB - max(held, own) - (account.used_mib - own)
+
+    def repair(self) -> None:
+        present = {gpu.id for gpu in self.book.accounts()}
+        for card in self.lost(present):
+            self.book.come_back(card)
+
+    def lost(self, present: set[str]) -> list[str]:
+        vanished = {event.device for event in self.book.events() if event.what == "vanish"}
+        return sorted(vanished - present)
+
+    async def settle(self) -> None:
+        """Undo what fate did, and wait until every client is served and nothing moves."""
+        self.repair()
+        for gpu in self.book.accounts():
+            self.book.stranger(gpu.id, 0)
+        await asyncio.gather(*self.clients, return_exceptions=True)
+        async with asyncio.timeout(20):
+            while not self.at_rest or self.returning:
+                await asyncio.sleep(0.02)
+        await self.loop.sample()
+
+    @property
+    def at_rest(self) -> bool:
+        slots = self.loop.scheduler.models.values()
+        return all(slot.state in AT_REST and not slot.wanted for slot in slots)
+
+    @property
+    def returning(self) -> bool:
+        """Whether memory that was given back is not free yet."""
+        accounts = self.book.accounts()
+        return any(each.used_mib > sum(each.by_process_mib.values()) for each in accounts)
+
+    def disagreements(self) -> Iterator[str]:
+        """Where, at rest, what we believe and what the books say are not the same."""
+        for slot in self.loop.scheduler.models.values():
+            if slot.in_flight or slot.queue:
+                yield f"{slot.spec.id} has {slot.in_flight} leases and {len(slot.queue)} waiting"
+        if self.loop.waiting:
+            yield f"{self.loop.waiting} requests wait"
+        ours = {model: run.pids() for model, run in self.loop.runs.items()}
+        for device in self.loop.scheduler.devices:
+            if device.id == HOST:
+                continue
+            account = self.book.account(device.id)
+            known: set[int] = set()
+            for model, pids in ours.items():
+                known |= pids
+                real = sum(mib for pid, mib in account.by_process_mib.items() if pid in pids)
+                slot = self.loop.scheduler.models[model]
+                claim = slot.held_mib.get(device.id, 0)
+                asleep = slot.state is State.ASLEEP
+                if real > claim + NOISE_MIB * asleep:
+                    yield f"{model} ({slot.state}) holds {real} of {claim} MiB on {device.id}"
+                if real and claim - real > (NOISE_MIB if asleep else OVER_CLAIM_MIB):
+                    yield f"{model} ({slot.state}) claims {claim} for {real} MiB on {device.id}"
+            if orphans := set(account.by_process_mib) - known:
+                yield f"{orphans} hold memory of {device.id} and belong to no run"
+            if device.strangers_mib > NOISE_MIB:
+                yield f"{device.strangers_mib} MiB of {device.id} count as a stranger's"
+
+    def violations(self) -> list[str]:
+        """What the books forbid, but for what a stranger did after a start had been decided."""
+        if not self.fateful:
+            return self.book.violations()
+        return [*_avoidable(self.book.events())]
+
+
+def _read(answer: httpx.Response) -> tuple[str, str | None, str | None]:
+    """What was said, why it ended, and which error came instead or in the end."""
+    if answer.headers["content-type"] == "text/event-stream":
+        lines = (line for line in answer.text.splitlines() if line.startswith("data: {"))
+        events = [json.loads(line.removeprefix("data: ")) for line in lines]
+    else:
+        events = [answer.json()]
+    said, reason = "", None
+    for event in events:
+        if error := event.get("error"):
+            return said, None, str(error["message" if error["code"] in (None, 500) else "code"])
+        (choice,) = event["choices"]
+        said += choice.get("message", choice.get("delta", {})).get("content") or ""
+        reason = choice["finish_reason"] or reason
+    return said, reason, None
+
+
+def _avoidable(events: Sequence[Event]) -> Iterator[str]:
+    """Overlaps, and refusals to engines on whose card no stranger came since shortly before."""
+    came: dict[str, float] = {}
+    began: dict[tuple[str, int | None], float] = {}
+    for event in events:
+        if event.what == "take" and event.tag == STRANGER:
+            came[event.device] = event.at_s
+        elif event.what == "begin":
+            began[event.device, event.pid] = event.at_s
+        if event.beside:
+            yield f"{event.tag} on {event.device} beside {', '.join(event.beside)}"
+        since = began.get((event.device, event.pid), event.at_s) - 1.0
+        if event.what == "refuse" and event.tag != STRANGER and came.get(event.device, 0) < since:
+            yield f"{event.mib} MiB of {event.tag} did not fit on {event.device}"
+
+
+def _models(dice: random.Random, vllm: Any) -> list[ModelSpec]:
+    limits = Limits(
+        idle_sleep_s=dice.choice((None, 0.15)),
+        idle_stop_s=dice.choice((None, 1.0)),
+        max_wait_s=20,
+        stop_grace_s=1.0,
+        drain_timeout_s=2.0,
+    )
+    timing = ("--fake-load", "60ms", "--fake-sleep-time", "30ms", "--fake-wake-time", "30ms")
+    return [
+        vllm(
+            name,
+            *timing,
+            *("--fake-tps", "200"),
+            *dice.choice(FLAWS),
+            mib=dice.choice((2400, 3800, 5000)),
+            limits=limits,
+        )
+        for name in "abcd"[: dice.choice((3, 4))]
+    ]
+
+
+@contextlib.asynccontextmanager
+async def _walk(seed: int, vllm: Any, folder: Path, state: Path) -> AsyncIterator[Walk]:
+    dice = random.Random(seed)
+    cards = dice.choice((1, 2))
+    lag_s = dice.choice((0.0, 0.05))
+    book = Book.create(folder, ["8GiB"] * cards, names=["NVIDIA GeForce RTX 4060"], lag_s=lag_s)
+    for gpu in book.accounts():
+        book.stranger(gpu.id, 1)
+        book.stranger(gpu.id, 0)
+    models = _models(dice, vllm)
+    config = Config(
+        models=tuple(models),
+        devices=Devices(reserve_mib=RESERVE_MIB, sample_every_s=0.05),
+        scheduling=Policy(
+            fair_after_s=0.5, backoff_s=0.05, max_start_attempts=10, failed_cooldown_s=0.1
+        ),
+    )
+    probes: list[Probe] = [FakeHostProbe(folder), FakeGpuProbe(folder)]
+    async with (
+        running(config, state, devices=probes) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=30) as http,
+    ):
+        names = [model.id for model in models]
+        yield Walk(dice, book, server.yard.loop, http, names, fateful=seed % 2 == 1)
+
+
+@pytest.mark.parametrize("seed", range(WALKS))
+async def test_whatever_happens_memory_is_never_promised_twice_and_no_request_is_lost(
+    seed: int, vllm: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_watch, "SETTLE_S", 0.5)
+    async with _walk(seed, vllm, folder, tmp_path / "state") as walk:
+        for _ in range(STEPS):
+            await walk.step()
+        await walk.settle()
+
+        assert walk.wrong == []
+        assert walk.violations() == []
+        assert list(walk.disagreements()) == []
+        assert sum(walk.heard.values()) == sum(not c.cancelled() for c in walk.clients)
+
+        for name in walk.names:  # the misfortune is over: everybody can be had again
+            before = walk.heard["answered"]
+            await walk.request(name, is_stream=False)
+            assert walk.heard["answered"] == before + 1, walk.heard
+        await walk.settle()
+        assert walk.wrong == []
+        assert walk.violations() == []
+        assert list(walk.disagreements()) == []
+    left = [gpu.by_process_mib for gpu in walk.book.accounts()]
+    assert left == [{}] * len(left)

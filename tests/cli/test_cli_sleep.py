@@ -195,7 +195,7 @@ def test_memory_is_shown_by_device_with_claims_real_use_and_their_difference(
     device = out[out.index(GPU) :].split("\n\n")[0].splitlines()
     pairs = {line.split()[0]: line.split(maxsplit=1)[1] for line in device[1:6]}
     assert pairs["Total"] == "8.0 GiB"
-    assert "192 MiB: models may hold 7.8 GiB" in pairs["Kept"]
+    assert pairs["Ceiling"] == "7.8 GiB, 192 MiB are kept from models"
     assert pairs["Strangers"] == "0 MiB"
     assert device[6].split() == ["NAME", "STATE", "CLAIM", "REALLY", "DIFFERENCE"]
     rows = {line.split()[0]: line.split()[1:] for line in device[7:]}

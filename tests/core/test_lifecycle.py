@@ -17,6 +17,7 @@ from modelyard.core.lifecycle import (
     InvalidTransition,
     Replica,
     RestartAsked,
+    RestartPutOff,
     SleepAsked,
     SleepFailed,
     StartAsked,
@@ -194,6 +195,8 @@ def _walk(chance: random.Random, reached: set[tuple[State, type[Event]]]) -> Non
                 inbox.append(SleepAsked(chance.choice([1, 2])))
             case 4 if replica.state is State.ASLEEP:
                 inbox.append(WakeAsked())
+            case 4 if replica.state is State.RESTARTING and chance.random() < 0.2:
+                inbox.append(RestartPutOff())
             case 5 if live:
                 run = chance.choice(list(live))
                 if live[run] in NEWS:
@@ -211,6 +214,7 @@ ASKED_ONLY = {
     StartAsked: {State.STOPPED, State.BACKOFF},
     SleepAsked: {State.READY},
     WakeAsked: {State.ASLEEP},
+    RestartPutOff: {State.RESTARTING},
     RestartAsked: HOLDING - {State.ASLEEP},
 }
 """Where the scheduler asks for what."""

@@ -151,6 +151,11 @@ def test_an_embedding_models_batch_holds_its_longest_input(
     )
 
 
+def test_on_a_gpu_llama_cpp_is_asked_to_tell_what_its_buffers_take() -> None:
+    assert flags(model(), ON_GPU)[-2:] == ["--verbosity", "4"]
+    assert "--verbosity" not in flags(model(), ON_HOST)
+
+
 @pytest.mark.parametrize(
     ("trained", "options", "expected"),
     [(512, {}, 512), (131072, {}, 16384), (131072, {"ctx_size": 0}, 0), (None, {}, None)],
@@ -266,8 +271,9 @@ def test_an_option_that_only_some_llama_server_has_is_passed_by_its_own_name() -
     spec = model({"spec-magic": 3, "fast_lane": True, "slow_lane": False, "list": ["a", 1]})
 
     assert not LLAMA_SERVER.problems(spec)
-    assert " ".join(flags(spec, ON_GPU)).endswith(
-        "--fast-lane --list a,1 --ctx-checkpoints 4 --no-slow-lane --spec-magic 3 --no-webui"
+    assert " ".join(flags(spec, ON_HOST)).endswith(
+        "--fast-lane --fit off --list a,1 --ctx-checkpoints 4 --gpu-layers 0 "
+        "--no-slow-lane --spec-magic 3 --no-webui"
     )
 
 

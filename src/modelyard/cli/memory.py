@@ -33,13 +33,13 @@ def print_memory(url: str | None, as_json: bool) -> None:
 
 
 def _print_device(device: DeviceView) -> None:
-    say(f"{title(device)}")
+    say(_title(device))
     print_pairs((f"  {name}", value) for name, value in _pairs(device))
     if device.shares:
         print_table(COLUMNS, [_row(share) for share in device.shares])
 
 
-def title(device: DeviceView) -> str:
+def _title(device: DeviceView) -> str:
     """The id that configurations may use, and the name that people know."""
     return device.id if device.name == device.id else f"{device.id}  {device.name}"
 
@@ -49,7 +49,10 @@ def _pairs(device: DeviceView) -> list[tuple[str, str]]:
     ceiling = device.ceiling_mib
     pairs = [
         ("Total", memory(device.total_mib)),
-        ("Kept free", f"{memory(device.total_mib - ceiling)}: models may hold {memory(ceiling)}"),
+        (
+            "Ceiling",
+            f"{memory(ceiling)}, {memory(device.total_mib - ceiling)} are kept from models",
+        ),
         ("Strangers", memory(device.strangers_mib)),
         ("Claimed", f"{bar(device.claimed_mib, device.capacity_mib)} {claimed} of {capacity}"),
         ("In use", NOTHING if device.used_mib is None else memory(device.used_mib)),

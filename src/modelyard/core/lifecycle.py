@@ -73,6 +73,11 @@ class RestartAsked(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class RestartPutOff(Event):
+    """The replica cannot start again at once: memory is on the move on its GPU."""
+
+
+@dataclass(frozen=True, slots=True)
 class EngineEvent(Event):
     """News about one run of the engine."""
 
@@ -169,6 +174,7 @@ TRANSITIONS: dict[tuple[State, type[Event]], tuple[State, Action | None]] = {
     (S.STOPPING, EngineExited): (S.STOPPED, None),
     (S.RESTARTING, StopAsked): (S.STOPPING, Action.STOP_ENGINE),
     (S.RESTARTING, RestartAsked): (S.RESTARTING, None),
+    (S.RESTARTING, RestartPutOff): (S.STOPPING, None),
     (S.RESTARTING, EngineReady): (S.RESTARTING, None),
     (S.RESTARTING, EngineExited): (S.STARTING, Action.START_ENGINE),
     (S.BACKOFF, StartAsked): (S.STARTING, Action.START_ENGINE),

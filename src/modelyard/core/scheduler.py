@@ -60,6 +60,7 @@ from modelyard.core.lifecycle import (
     Event,
     Replica,
     RestartAsked,
+    RestartPutOff,
     SleepAsked,
     SleepFailed,
     StartAsked,
@@ -233,7 +234,7 @@ class Scheduler:
         yield from self._stop(slot, "stopped by a person", slot.spec.limits.drain_timeout_s)
 
     def _restart(self, slot: ModelState, now: float) -> Iterator[SchedulerAction]:
-        if slot.state not in HOLDING or slot.state is State.ASLEEP:
+        if slot.state not in HOLDING or slot.asleep_mib:  # it has given its memory away
             yield from self._want(slot, now)
             return
         slot.why_stopping = "restarted by a person"
@@ -244,6 +245,12 @@ class Scheduler:
     ) -> Iterator[SchedulerAction]:
         if news.run != slot.replica.run:
             return
+        if isinstance(news, EngineExited) and slot.state is State.RESTARTING:
+            others = (other for other in self.models.values() if other is not slot)
+            moving = planning.moving_gpus(others, self.devices)
+            if not moving.isdisjoint(slot.held_mib):
+                slot.wanted_since = now
+                yield from self._apply(slot, RestartPutOff())
         before = slot.state
         yield from self._apply(slot, news)
         match news:
@@ -412,6 +419,7 @@ class Scheduler:
                     yield from self._sleep(slot, level, why, None)
                 case Wake():
                     slot.started_at = now
+                    slot.asleep_mib = {}
                     yield from self._apply(slot, WakeAsked())
                 case Start(_, chosen):
                     slot.placement = chosen

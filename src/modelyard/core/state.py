@@ -29,7 +29,7 @@ class ModelState:
     used_mib: Need = field(default_factory=dict)
     """What its replica was last measured to hold; empty until it is measured."""
     asleep_mib: Need = field(default_factory=dict)
-    """What its replica keeps while it sleeps, on each device and the host."""
+    """What its replica keeps on each device and the host while it sleeps; empty awake."""
     sleep_asked: int = 0
     """The level at which a person wants it asleep, until it is."""
     bad_sleeper: bool = False
@@ -75,7 +75,7 @@ class ModelState:
         """
         if self.placement is None:
             return {}
-        if self.state is State.ASLEEP:
+        if self.asleep_mib:  # also while it is stopped in its sleep
             return self.asleep_mib
         claims = self.placement.claims_mib
         over = {d: mib for d, mib in self.used_mib.items() if mib > claims.get(d, 0)}

@@ -30,6 +30,10 @@ from modelyard.engines.base import Failure
 from modelyard.engines.llamacpp_table import CHAT_TEMPLATE_FILE
 from modelyard.engines.visibility import visible_devices
 
+REPORTING_VERBOSITY = 4
+"""From here on llama.cpp logs what its buffers take, which stands in where a GPU's driver does not
+tell processes apart. On the host we see for ourselves, and the log stays short."""
+
 _SERVER_MODULE = "modelyard.servers.llamacpp"
 _AUTO_SLOTS = -1
 _EMBEDDING = "embedding"
@@ -122,6 +126,8 @@ class LlamaCpp:
             settings["cors_origins"] = ""
         if self._is_host_only(placement):
             settings |= {"n_gpu_layers": 0, "fit_params": False}
+        else:
+            settings["verbosity"] = REPORTING_VERBOSITY
         settings |= _context(spec, chosen.get("n_ctx"))
         return settings | chosen
 

@@ -26,7 +26,7 @@ from modelyard.core.lifecycle import (
     SleepFailed,
     WakeFailed,
 )
-from modelyard.core.specs import Endpoint, Progress
+from modelyard.core.specs import Endpoint, Need, Progress
 from modelyard.engines.base import Engine, Failure
 from modelyard.launchers.base import EngineLog, Exit, Launcher, LogLine, Process
 from modelyard.runtime.control import ControlFailed, call
@@ -36,6 +36,8 @@ from modelyard.runtime.upstream import Upstream
 
 REASON_LINES = 30
 """Log lines quoted when an engine ends before it is ready."""
+MAX_SAID = 4000
+"""Lines of an engine that are kept for its report of its memory."""
 HUNG_AFTER_S = 30.0
 """How long an engine that broke an answer off may leave its health route unanswered."""
 
@@ -81,6 +83,10 @@ class EngineRun:
         self._on_line = on_line
         self._on_progress = on_progress
         self._process: Process | None = None
+        self._said: list[str] = []
+        """Lines that may tell of memory: all until it is ready, then those that mention it."""
+        self._report: Need = {}
+        self._report_of = 0
         self._orders: asyncio.Queue[Suspend | Wake] = asyncio.Queue()
         self._suspected = asyncio.Event()
         self._stop_asked = asyncio.Event()
@@ -91,6 +97,14 @@ class EngineRun:
     @property
     def pid(self) -> int | None:
         return self._process.pid if self._process else None
+
+    def reported_mib(self) -> Need:
+        """What the engine's own log says that it holds, by device."""
+        if self._report_of != len(self._said):
+            said = tuple(self._said)
+            self._report = self.engine.memory_report(said, self.placement)
+            self._report_of = len(said)
+        return self._report
 
     @property
     def log(self) -> EngineLog | None:
@@ -273,6 +287,8 @@ class EngineRun:
 
     def _heard(self, line: LogLine) -> None:
         self._on_line(self, line)
+        if len(self._said) < MAX_SAID and (self.progress or "memory" in line.text):
+            self._said.append(line.text)
         progress = self.engine.progress(line.text)
         if progress is not None and self.progress is not None and progress != self.progress:
             self.progress = progress

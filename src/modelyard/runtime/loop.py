@@ -187,7 +187,13 @@ class Loop:
         """Read the devices now, and decide by what they hold."""
         models = self.scheduler.models
         holders = [
-            Holder(model, run.placement.claims_mib, models[model].state is State.READY, run.pids)
+            Holder(
+                model,
+                run.placement.claims_mib,
+                models[model].state is State.READY,
+                run.pids,
+                run.reported_mib,
+            )
             for model, run in self.runs.items()
             if model in models
         ]

@@ -4,7 +4,7 @@ Laws of this file:
 - A probe that hangs in its driver hangs a thread of its own and nothing else: its devices stay as
   they were last seen, and it is asked again once it has come back.
 - Our use is counted by process; what else is used belongs to strangers. Where a driver does not
-  tell processes apart, our claims stand for our use.
+  tell processes apart, the engine's own report stands for our use, else our claim.
 - On the host, mapped model files are page cache, which gives way: strangers are reckoned without
   it, from what nobody can take back.
 """
@@ -41,6 +41,8 @@ class Holder:
     """Whether it must hold memory by now; an engine that starts may not yet."""
     pids: Callable[[], Iterable[int]]
     """Its processes now; may block."""
+    reported_mib: Callable[[], Need]
+    """What the engine itself says that it holds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +154,8 @@ class Sampler:
                 use[reading.id] = self._host_mib(measured.pids)
             elif (mib := measured.on(reading)) is not None:
                 use[reading.id] = mib
+            elif (said := measured.holder.reported_mib().get(reading.id)) is not None:
+                use[reading.id] = said
         return {d: mib for d, mib in use.items() if mib or d in measured.holder.claims_mib}
 
 
@@ -179,8 +183,16 @@ def _ours(reading: Reading, measured: Sequence[_Measured]) -> int:
     """What all replicas together keep from others on a device."""
     if reading.kind == HOST_DEVICE:
         return private_mib(frozenset[int]().union(*(each.pids for each in measured)))
-    told = [(each.on(reading), each.holder.claims_mib.get(reading.id, 0)) for each in measured]
-    return sum(claim if mib is None else mib for mib, claim in told)
+    return sum(_held(reading, each) for each in measured)
+
+
+def _held(reading: Reading, measured: _Measured) -> int:
+    """What a replica holds on a GPU, by the best source there is."""
+    mib = measured.on(reading)
+    if mib is not None:
+        return mib
+    claim = measured.holder.claims_mib.get(reading.id, 0)
+    return measured.holder.reported_mib().get(reading.id, claim)
 
 
 def _device(reading: Reading, settings: Devices, ours_mib: int) -> Device:

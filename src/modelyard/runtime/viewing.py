@@ -71,7 +71,7 @@ def view_devices(scheduler: Scheduler, readings: Mapping[str, Reading]) -> list[
     for device in scheduler.devices:
         reading = readings.get(device.id)
         shares = [
-            ShareView(slot.spec.id, slot.state.value, held, slot.used_mib.get(device.id))
+            ShareView(slot.spec.id, slot.state.value, held, _really(slot, device.id))
             for slot in slots
             if (held := slot.held_mib.get(device.id)) is not None
         ]
@@ -95,6 +95,11 @@ def view_devices(scheduler: Scheduler, readings: Mapping[str, Reading]) -> list[
             )
         )
     return views + [_unusable(reading) for reading in readings.values() if reading.failure]
+
+
+def _really(slot: ModelState, device: str) -> int | None:
+    """What the replica was last seen to hold on a device, awake or asleep."""
+    return (slot.asleep_mib or slot.used_mib).get(device)
 
 
 def _unusable(reading: Reading) -> DeviceView:

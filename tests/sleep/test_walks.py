@@ -36,11 +36,10 @@ from modelyard.testing.server import running
 WALKS = int(os.environ.get("MODELYARD_WALKS", "8"))
 STEPS = 24
 RESERVE_MIB = 100
-LEAK_MIB = 120
 NOISE_MIB = 16
-OVER_CLAIM_MIB = 64 + LEAK_MIB
-"""By how much a claim may exceed what is held: the models here take some 50 MiB less than they are
-declared with, and one that leaks claims its leak in advance once that is known."""
+MARGIN_MIB = 80
+"""By how much a claim may exceed the most that was ever held: what is learned from measurements has
+a margin of at most 64 MiB and is rounded up to 16, and these models take 50 less than declared."""
 AT_REST = frozenset({State.STOPPED, State.READY, State.ASLEEP, State.FAILED})
 CLEAN = frozenset(
     [
@@ -52,7 +51,7 @@ CLEAN = frozenset(
 """Errors that clients may be told in a walk, in which engines are killed and cards vanish."""
 FLAWS = (
     *[()] * 5,
-    ("--fake-leak", f"{LEAK_MIB}MiB"),
+    ("--fake-leak", "120MiB"),
     ("--fake-wake-fails",),
     ("--fake-crash-on-wake",),
     ("--fake-lie-about-sleep",),
@@ -181,14 +180,21 @@ class Walk:
             self.book.stranger(gpu.id, 0)
         await asyncio.gather(*self.clients, return_exceptions=True)
         async with asyncio.timeout(20):
-            while not self.at_rest or self.returning:
+            while True:
+                before = self.states()
+                await self.loop.sample()
                 await asyncio.sleep(0.02)
-        await self.loop.sample()
+                if before == self.states() and not self.restless and not self.returning:
+                    break
+
+    def states(self) -> list[tuple[str, State, int]]:
+        slots = self.loop.scheduler.models.values()
+        return [(slot.spec.id, slot.state, slot.replica.run) for slot in slots]
 
     @property
-    def at_rest(self) -> bool:
+    def restless(self) -> bool:
         slots = self.loop.scheduler.models.values()
-        return all(slot.state in AT_REST and not slot.wanted for slot in slots)
+        return any(slot.state not in AT_REST or slot.wanted for slot in slots)
 
     @property
     def returning(self) -> bool:
@@ -217,18 +223,35 @@ class Walk:
                 asleep = slot.state is State.ASLEEP
                 if real > claim + NOISE_MIB * asleep:
                     yield f"{model} ({slot.state}) holds {real} of {claim} MiB on {device.id}"
-                if real and claim - real > (NOISE_MIB if asleep else OVER_CLAIM_MIB):
-                    yield f"{model} ({slot.state}) claims {claim} for {real} MiB on {device.id}"
+                if asleep and claim > real + NOISE_MIB:
+                    yield f"{model} (asleep) claims {claim} for {real} MiB on {device.id}"
+                if claim > max(declared(slot.spec), self.most_held) + MARGIN_MIB:
+                    yield f"{model} ({slot.state}) claims {claim} MiB on {device.id}"
             if orphans := set(account.by_process_mib) - known:
                 yield f"{orphans} hold memory of {device.id} and belong to no run"
             if device.strangers_mib > NOISE_MIB:
                 yield f"{device.strangers_mib} MiB of {device.id} count as a stranger's"
+
+    @property
+    def most_held(self) -> int:
+        """The most that one process of ours ever held on a card."""
+        held: Counter[tuple[str, int]] = Counter()
+        most = 0
+        for event in self.book.events():
+            if event.what in ("take", "give", "died") and event.pid and event.device != HOST:
+                held[event.device, event.pid] += event.mib
+                most = max(most, held[event.device, event.pid])
+        return most
 
     def violations(self) -> list[str]:
         """What the books forbid, but for what a stranger did after a start had been decided."""
         if not self.fateful:
             return self.book.violations()
         return [*_avoidable(self.book.events())]
+
+
+def declared(spec: ModelSpec) -> int:
+    return sum(spec.profiles[0].memory_mib.values())
 
 
 def _read(answer: httpx.Response) -> tuple[str, str | None, str | None]:
@@ -329,8 +352,9 @@ async def test_whatever_happens_memory_is_never_promised_twice_and_no_request_is
 
         for name in walk.names:  # the misfortune is over: everybody can be had again
             before = walk.heard["answered"]
-            await walk.request(name, is_stream=False)
-            assert walk.heard["answered"] == before + 1, walk.heard
+            for _ in range(2):  # an engine whose card came back empty tells the first who asks
+                await walk.request(name, is_stream=False)
+            assert walk.heard["answered"] > before, (name, walk.heard)
         await walk.settle()
         assert walk.wrong == []
         assert walk.violations() == []

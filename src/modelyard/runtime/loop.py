@@ -15,7 +15,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Protocol
 
 from modelyard.core import planning
@@ -198,7 +198,7 @@ class Loop:
             if model in models
         ]
         sample = await self._sampler.sample(holders)
-        self._sampled(sample)
+        self._sampled(sample, {holder.model for holder in holders if holder.is_ready})
         return sample
 
     async def watch_devices(self, every_s: float | None) -> None:
@@ -213,14 +213,17 @@ class Loop:
     def _residue(self, model: str, level: int) -> Need:
         return planning.residue(self.scheduler.models[model], level)
 
-    def _sampled(self, sample: Sample) -> None:
-        """The devices were read: decide by what they hold now."""
+    def _sampled(self, sample: Sample, ready: Set[str]) -> None:
+        """The devices were read: decide by what they hold now.
+
+        What was measured of a replica that became ready meanwhile may be of an earlier moment.
+        """
         self.readings = sample.readings
         if _differ(self.scheduler.devices, sample.devices):
             self.post(DevicesChanged(sample.devices))
         for model, used in sample.used_mib.items():
             slot, run = self.scheduler.models.get(model), self.runs.get(model)
-            if slot is None or run is None or slot.state is not State.READY:
+            if slot is None or run is None or slot.state is not State.READY or model not in ready:
                 continue
             if used != slot.used_mib:
                 self.post(MemoryMeasured(model, run.run, used))

@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -28,7 +29,7 @@ def serve(tmp_path: Path) -> Serve:
         mib: int = 1000,
         dirs: tuple[Path, ...] = (),
         fair_after_s: float = 20.0,
-        **settings: object,
+        **settings: Any,
     ) -> AbstractAsyncContextManager[Running]:
         config = Config(
             models=models,

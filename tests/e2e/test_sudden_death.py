@@ -72,7 +72,7 @@ from modelyard.testing.server import DEMO_MODELS, fake_model
 config = Config(
     server=Server(port=0, state_dir=Path(sys.argv[1])),
     models_dirs=(DEMO_MODELS,),
-    models=(fake_model("stubborn", "--ignore-sigterm"),),
+    models=(fake_model("stubborn", "--ignore-sigterm", "--tps", "50"),),
 )
 uvloop.run(serve(config, on_listening=lambda yard: print(yard.facts.url, flush=True)))
 """

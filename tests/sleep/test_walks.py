@@ -300,7 +300,7 @@ def _models(dice: random.Random, vllm: Any) -> list[ModelSpec]:
         vllm(
             name,
             *timing,
-            *("--fake-tps", "200"),
+            *("--fake-tps", "80"),
             *dice.choice(FLAWS),
             mib=dice.choice((2400, 3800, 5000)),
             limits=limits,

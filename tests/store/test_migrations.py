@@ -73,6 +73,23 @@ def test_the_scripts_follow_one_another_and_the_last_is_what_the_program_needs()
     assert chain[::-1] == migrate.versions() == [f"{n:04}" for n in range(1, len(chain) + 1)]
 
 
+def test_tables_made_at_once_are_those_that_the_steps_make(path: Path, tmp_path: Path) -> None:
+    scripts = tmp_path / "steps"
+    shutil.copytree(migrate.SCRIPTS, scripts)
+    stepped = tmp_path / "stepped.db"
+    upgrade(stepped, scripts)
+    Store.open(path).close()
+
+    assert _made(stepped) == _made(path)
+
+
+def _made(database: Path) -> dict[str, str]:
+    """The statement that made each table, without white space, which is a matter of taste."""
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        rows = connection.execute("select name, sql from sqlite_master where type = 'table'")
+        return {name: "".join(sql.split()).lower() for name, sql in rows}
+
+
 @pytest.mark.parametrize("start", ["nothing", "an empty file", "version 1"])
 def test_every_start_leads_to_the_tables_of_now(
     path: Path, start: str, request: pytest.FixtureRequest

@@ -309,7 +309,7 @@ class Scheduler:
                 yield Changed(model)
                 continue
             known.removed = False
-            if _runs_differently(known.spec, spec):
+            if not known.spec.runs_like(spec):
                 # A restart would keep the old placement, which may be of a profile that is gone.
                 known.replica.forgive()
                 known.bad_sleeper = False
@@ -495,23 +495,3 @@ class Scheduler:
             for slot in self.models.values():
                 if slot.state is State.READY:
                     yield slot.ready_since + self.policy.fair_after_s
-
-
-def _runs_differently(old: ModelSpec, new: ModelSpec) -> bool:
-    """Whether a running engine of `old` is not the one that `new` describes."""
-
-    def engine_part(spec: ModelSpec) -> tuple[object, ...]:
-        return (
-            spec.engine,
-            spec.tasks,
-            spec.source,
-            spec.options,
-            spec.profiles,
-            spec.command,
-            spec.env,
-            spec.cwd,
-            spec.health_path,
-            spec.revision,
-        )
-
-    return engine_part(old) != engine_part(new)

@@ -155,6 +155,24 @@ class ModelSpec:
     revision: str = ""
     """Changes when the files behind the model change, so that a running replica is renewed."""
 
+    def runs_like(self, other: ModelSpec) -> bool:
+        """Whether a running engine of this definition is what the other one describes too."""
+        same = (self.tasks, self.profiles, self.sleep) == (other.tasks, other.profiles, other.sleep)
+        return same and self._process == other._process
+
+    @property
+    def _process(self) -> tuple[object, ...]:
+        return (
+            self.engine,
+            self.source,
+            self.revision,
+            self.options,
+            self.command,
+            self.env,
+            self.cwd,
+            self.health_path,
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:

@@ -11,7 +11,7 @@ import time
 from dataclasses import dataclass, field
 
 from modelyard.cli.progress import Progress, describe
-from modelyard.cli.words import memory, span
+from modelyard.cli.words import counted, memory, span
 from modelyard.core.errors import ModelyardError
 from modelyard.core.views import Event, ModelView
 
@@ -50,7 +50,7 @@ class Report:
     @property
     def summary(self) -> str:
         """What it took, for a last line."""
-        raise NotImplementedError
+        return counted(self.swaps, "swap")
 
 
 class NoAnswer(ModelyardError):

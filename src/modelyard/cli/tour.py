@@ -15,7 +15,7 @@ from pathlib import Path
 from modelyard.cli.demo_server import Settings, budget_mib, demo_models, tour_settings
 from modelyard.cli.progress import Listener, Progress
 from modelyard.cli.story import NoAnswer, Report, Step, Story
-from modelyard.cli.words import clean, counted, memory
+from modelyard.cli.words import clean, memory
 from modelyard.client import Client
 from modelyard.core.specs import ModelSpec, Task
 
@@ -42,10 +42,6 @@ class TourReport(Report):
     similarity: dict[str, float] = field(default_factory=dict)
     rerank_top: str = ""
     budget_mib: int = 0
-
-    @property
-    def summary(self) -> str:
-        return counted(self.swaps, "swap")
 
 
 class YardTour:

@@ -6,7 +6,14 @@ import dataclasses
 
 from tests.core.test_scheduler import World, card, model
 
-from modelyard.core.events import EngineNews, FootprintLearned, SleepWanted, StartWanted
+from modelyard.core.events import (
+    DevicesChanged,
+    EngineNews,
+    FootprintLearned,
+    MemoryMeasured,
+    SleepWanted,
+    StartWanted,
+)
 from modelyard.core.lifecycle import (
     EngineAsleep,
     EngineReady,
@@ -202,3 +209,20 @@ def test_a_known_residue_replaces_the_rule_of_thumb() -> None:
     world.ask("b")
 
     assert world.state("a") is State.SUSPENDING, "400 MiB leave room for 7500 of 8000"
+
+
+def test_a_wake_needs_what_the_engine_really_held_and_not_only_its_claim() -> None:
+    world = world_of(sleeper("a", 5000))
+    world.finish(world.up("a"))
+    world.tell(MemoryMeasured("a", 1, {"GPU-0": 5500}))
+    world.tell(SleepWanted("a", 2))
+    sleeps(world, "a", kept=300)
+    crowded = card(0, 8000, capacity_mib=5100, strangers_mib=2900, ceiling_mib=8000)
+    world.tell(DevicesChanged((crowded, HOST)))
+
+    world.ask("a")
+    assert world.state("a") is State.ASLEEP, "4800 free, 5200 needed"
+    world.tell(DevicesChanged((card(0, 8000), HOST)))
+
+    assert world.state("a") is State.WAKING
+    assert world.scheduler.models["a"].held_mib == {"GPU-0": 5500}

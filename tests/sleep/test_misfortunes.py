@@ -458,3 +458,26 @@ async def stream(http: httpx.AsyncClient, model: str, tokens: int) -> tuple[list
             words += [word] if (word := choice["delta"].get("content")) else []
             reason = choice["finish_reason"] or reason
     return words, reason
+
+
+async def test_an_engine_killed_before_it_was_told_to_sleep_is_not_called_a_bad_sleeper(
+    yard: Any, vllm: Any, book: Book
+) -> None:
+    async with yard(vllm("a")) as (_, who):
+        await who.ask("a")
+        os.kill((await who.view("a"))["pid"], signal.SIGKILL)
+        await who.post("/api/models/a/sleep?level=2")
+        await who.until("a", "stopped")
+        assert (await who.view("a"))["sleep_levels"] == [1, 2]
+
+
+async def test_a_person_who_asks_for_level_one_without_room_gets_a_deeper_sleep(
+    yard: Any, vllm: Any, folder: Path
+) -> None:
+    book = Book.create(folder, ["8GiB"], names=["NVIDIA GeForce RTX 4060"], host="1GiB")
+    async with yard(vllm("a", mib=4000)) as (_, who):
+        await who.ask("a")
+        await who.post("/api/models/a/sleep?level=1")
+        asleep = await who.until("a", "asleep")
+    assert asleep["sleep_level"] == 2
+    assert book.violations() == []

@@ -102,15 +102,17 @@ def moving_gpus(slots: Iterable[ModelState], devices: Sequence[Device]) -> set[s
     return gpus.intersection(chain.from_iterable(each.claims_mib for each in moving))
 
 
-def idle_level(
-    slot: ModelState, models: Mapping[str, ModelState], devices: Sequence[Device]
+def lightest_level(
+    slot: ModelState,
+    models: Mapping[str, ModelState],
+    devices: Sequence[Device],
+    *,
+    at_least: int,
 ) -> int:
-    """How an idle model sleeps while nobody needs its memory: as lightly as the host can hold."""
+    """How a model sleeps while nobody needs its memory: as lightly as the host can hold."""
     left = placement.free(devices, [other.held_mib for other in models.values()])
-    for level in slot.sleep_levels:
-        if all(
-            left.get(device, 0) >= -mib for device, mib in _gives(slot, level).items() if mib < 0
-        ):
+    for level in (each for each in slot.sleep_levels if each >= at_least):
+        if _has_room_for(_gives(slot, level), left):
             return level
     return STOP
 
@@ -249,7 +251,7 @@ class _Planner:
 def _waking(slot: ModelState, placed: Placement) -> Placement:
     """What a sleeping replica needs beside what it keeps."""
     missing = {
-        device: mib - slot.asleep_mib.get(device, 0) for device, mib in placed.claims_mib.items()
+        device: mib - slot.asleep_mib.get(device, 0) for device, mib in slot.awake_mib.items()
     }
     return replace(placed, claims_mib={d: mib for d, mib in missing.items() if mib > 0})
 

@@ -259,7 +259,6 @@ class Scheduler:
                 slot.wanted_since = None
             case EngineAsleep(_, held_mib) if slot.state is State.ASLEEP:
                 slot.asleep_mib = held_mib
-                slot.used_mib = {}
             case SleepFailed() | WakeFailed():
                 slot.bad_sleeper = True
                 slot.why_stopping = slot.replica.reason
@@ -371,17 +370,19 @@ class Scheduler:
                 continue
             if not planning.moving_gpus(self.models.values(), self.devices).isdisjoint(held):
                 continue
-            if asked in slot.spec.sleep:
+            least = asked or planning.WEIGHTS_ON_HOST
+            level = planning.lightest_level(slot, self.models, self.devices, at_least=least)
+            if asked:
                 slot.sleep_asked, slot.wanted_since = 0, None
-                drain_s = limits.drain_timeout_s
-                yield from self._sleep(slot, asked, "put to sleep by a person", drain_s)
+                why, drain_s = "put to sleep by a person", limits.drain_timeout_s
+                if level < planning.STOP:
+                    yield from self._sleep(slot, level, why, drain_s)
+                else:
+                    yield from self._stop(slot, f"{why}, and the host has no room", drain_s)
             elif self._idle_until(slot) <= now:
                 yield from self._stop(slot, f"unused for {limits.idle_stop_s:g} s", None)
-            elif self._awake_until(slot) <= now:
-                level = planning.idle_level(slot, self.models, self.devices)
-                if level < planning.STOP:
-                    why = f"unused for {limits.idle_sleep_s:g} s"
-                    yield from self._sleep(slot, level, why, None)
+            elif level < planning.STOP:
+                yield from self._sleep(slot, level, f"unused for {limits.idle_sleep_s:g} s", None)
 
     def _shut_down(self) -> Iterator[SchedulerAction]:
         self._closing = True

@@ -75,8 +75,13 @@ class ModelState:
         """
         if self.placement is None:
             return {}
-        if self.asleep_mib:  # also while it is stopped in its sleep
-            return self.asleep_mib
+        return self.asleep_mib or self.awake_mib  # asleep also while it is stopped in its sleep
+
+    @property
+    def awake_mib(self) -> Need:
+        """What it counts for awake; of a sleeping one, by its last measurement before the sleep."""
+        if self.placement is None:
+            return {}
         claims = self.placement.claims_mib
         over = {d: mib for d, mib in self.used_mib.items() if mib > claims.get(d, 0)}
         return {**claims, **over} if over else claims

@@ -21,13 +21,19 @@ class ControlFailed(ModelyardError):
     code = "control_failed"
 
 
+class Unreachable(ControlFailed):
+    """An engine took no connection: most likely its end is about to be reported."""
+
+
 async def call(endpoint: Endpoint, order: Call) -> None:
-    """Make one call. Raises ControlFailed."""
+    """Make one call. Raises ControlFailed, and Unreachable if the engine never heard of it."""
     try:
         async with asyncio.timeout(order.timeout_s):
             status, answer = await _exchange(endpoint, order)
     except TimeoutError:
         raise ControlFailed(f"{order}: no answer after {order.timeout_s:g} s") from None
+    except ConnectionRefusedError as error:
+        raise Unreachable(f"{order}: {error}") from None
     except (OSError, ValueError, asyncio.IncompleteReadError) as error:
         raise ControlFailed(f"{order}: {error or type(error).__name__}") from None
     if not 200 <= status < 300:

@@ -29,13 +29,16 @@ from modelyard.core.lifecycle import (
 from modelyard.core.specs import Endpoint, Need, Progress
 from modelyard.engines.base import Engine, Failure
 from modelyard.launchers.base import EngineLog, Exit, Launcher, LogLine, Process
-from modelyard.runtime.control import ControlFailed, call
+from modelyard.runtime.control import ControlFailed, Unreachable, call
 from modelyard.runtime.memory_watch import MemoryKept, MemoryWatch
 from modelyard.runtime.readiness import is_taken, until_ready
 from modelyard.runtime.upstream import Upstream
 
 REASON_LINES = 30
 """Log lines quoted when an engine ends before it is ready."""
+EXIT_NEWS_S = 2.0
+"""How long an engine that cannot be reached is given to turn out to be dead. A dead one has not
+failed to sleep or to wake, and may do so again."""
 MAX_SAID = 4000
 """Lines of an engine that are kept for its report of its memory."""
 HUNG_AFTER_S = 30.0
@@ -142,10 +145,11 @@ class EngineRun:
         try:
             failure = await self._until_end(process)
         finally:
+            before = self._memory.strangers()
             self.upstream.close()
             await process.stop(self._grace_s)
             self.upstream.gone.set()
-        await self._memory.until_back(self.spec.id, self.placement.claims_mib)
+        await self._memory.until_back(self.spec.id, self.placement.claims_mib, before)
         if failure is None:
             return EngineExited(self.run)
         return EngineExited(self.run, failure.reason, failure.permanent)
@@ -224,6 +228,8 @@ class EngineRun:
                 else:
                     news = await self._wake(order)
             except ControlFailed as failed:
+                if isinstance(failed, Unreachable):
+                    await asyncio.sleep(EXIT_NEWS_S)  # an exit ends this task before
                 kind = SleepFailed if isinstance(order, Suspend) else WakeFailed
                 news = kind(self.run, str(failed))
             self._on_news(self, news)

@@ -44,7 +44,8 @@ class MemoryWatch:
         residue: Callable[[str, int], Need],
     ) -> None:
         self._sample = sample
-        self._strangers = strangers
+        self.strangers = strangers
+        """What strangers hold on each device, as last read."""
         self._residue = residue
         self._last_kept: dict[tuple[str, int], Need] = {}
 
@@ -72,15 +73,15 @@ class MemoryWatch:
         self._last_kept[model, level] = seen
         return seen
 
-    async def until_back(self, model: str, claims: Need) -> None:
+    async def until_back(self, model: str, claims: Need, before: Need) -> None:
         """Return once the GPUs hold nothing more of a run that has ended, or after a bound.
 
-        Its memory counted as ours while it lived; what is not back is a stranger's now.
+        Its memory counted as ours while it lived; what is not back is a stranger's now. `before` is
+        what strangers held while it lived.
         """
         gpus = [device for device in claims if device != HOST_DEVICE]
         if not gpus:
             return
-        before = self._strangers()
         deadline = asyncio.get_running_loop().time() + SETTLE_S
         while True:
             sample = await self._sample()

@@ -47,7 +47,7 @@ def view_model(
         memory_mib=dict(slot.held_mib),
         sleep_level=slot.replica.level if slot.state is State.ASLEEP else 0,
         sleep_levels=slot.sleep_levels,
-        used_mib=dict(slot.used_mib),
+        used_mib={} if slot.asleep_mib else dict(slot.used_mib),
         run=slot.replica.run,
         pid=run.pid if run else None,
         in_flight=slot.in_flight,

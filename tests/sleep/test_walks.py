@@ -182,6 +182,11 @@ class Walk:
         async with asyncio.timeout(20):
             while self.restless or self.returning or not await self.is_seen():
                 await asyncio.sleep(0.02)
+        with contextlib.suppress(TimeoutError):  # what is left by then is told by the caller
+            async with asyncio.timeout(5):
+                while list(self.disagreements()):
+                    await self.loop.sample()
+                    await asyncio.sleep(0.05)
 
     async def is_seen(self) -> bool:
         """Have the devices read; false if a replica changed meanwhile, so that it may be wrong."""

@@ -29,6 +29,7 @@ from modelyard import engines
 from modelyard.config import Config
 from modelyard.config.tree import show
 from modelyard.core.errors import ConfigError, LaunchError
+from modelyard.core.specs import ModelSpec
 from modelyard.devices import probes
 from modelyard.devices.base import Probe
 from modelyard.engines.base import Engine
@@ -39,11 +40,14 @@ from modelyard.launchers.leftovers import end_leftovers
 from modelyard.launchers.local import LocalLauncher
 from modelyard.launchers.memory import host_mib
 from modelyard.runtime.broadcast import Broadcast
+from modelyard.runtime.config_file import ConfigFile, Read, unread
 from modelyard.runtime.inventory import Inventory
 from modelyard.runtime.learning import Learning
 from modelyard.runtime.loop import Loop
 from modelyard.runtime.sampling import Sampler
 from modelyard.runtime.tasks import Tasks
+from modelyard.runtime.vllm_here import VllmHere
+from modelyard.runtime.watching import Watching
 
 log = logging.getLogger("modelyard")
 
@@ -64,27 +68,40 @@ class Yard:
     asgi: FastAPI
 
 
-def build_engines(config: Config) -> dict[str, Engine]:
+def find_vllm(config: Config) -> VllmHere:
+    """The vLLMs that the models need. Blocks, for minutes where one is new here."""
+    here = VllmHere(os.environ)
+    here.look(config)
+    return here
+
+
+def build_engines(config: Config, here: VllmHere) -> dict[str, Engine]:
     """Every engine adapter, told where its programs are."""
     wanted = config.engines.llama_server or shutil.which("llama-server")
-    return dict(engines.build(sys.executable, None if wanted == "builtin" else wanted))
+    llama_server = None if wanted == "builtin" else wanted
+    return dict(engines.build(sys.executable, llama_server, here.adapter()))
 
 
-def engine_versions(config: Config) -> dict[str, str]:
+def engine_versions(config: Config, here: VllmHere) -> dict[str, str]:
     """What tells one build of an engine from another, for those that we start ourselves."""
     binary = config.engines.llama_server or shutil.which("llama-server")
     if binary is None or binary == "builtin":
-        return {"llamacpp": f"xllamacpp {importlib.metadata.version('xllamacpp')}"}
-    try:
-        changed = Path(binary).stat().st_mtime_ns
-    except OSError:
-        changed = 0
-    return {"llamacpp": f"{binary} {changed}"}
+        llamacpp = f"xllamacpp {importlib.metadata.version('xllamacpp')}"
+    else:
+        try:
+            changed = Path(binary).stat().st_mtime_ns
+        except OSError:
+            changed = 0
+        llamacpp = f"{binary} {changed}"
+    return {"llamacpp": llamacpp, "vllm": here.version}
 
 
-def engine_problems(config: Config) -> list[str]:
-    """What the engines find wrong with the declared models, with full key paths."""
-    adapters = build_engines(config)
+def engine_problems(config: Config, here: VllmHere | None = None) -> list[str]:
+    """What the engines find wrong with the declared models, with full key paths.
+
+    Blocks if it has to find the vLLMs itself.
+    """
+    adapters = build_engines(config, here or find_vllm(config))
     return [
         f"{show(('models', spec.id))}.{problem}"
         for spec in config.models
@@ -97,32 +114,35 @@ async def serve(
     *,
     on_listening: Callable[[Yard], None],
     devices: Sequence[Probe] | None = None,
+    read: Read = unread,
 ) -> None:
     """Run a server until a signal ends it. Raises what `listening` raises.
 
-    `devices` finds the devices in place of this machine's own probes.
+    `devices` finds the devices in place of this machine's own probes; `read` reads the
+    configuration anew, where it comes from a file.
     """
     logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # our own log tells its news
-    async with listening(config, devices) as (yard, serving):
+    async with listening(config, devices, read) as (yard, serving):
         on_listening(yard)
         await serving
 
 
 @contextlib.asynccontextmanager
 async def listening(
-    config: Config, devices: Sequence[Probe] | None = None
+    config: Config, devices: Sequence[Probe] | None = None, read: Read = unread
 ) -> AsyncIterator[tuple[Yard, asyncio.Task[None]]]:
     """A server that takes requests within the block; the task is done when a signal ended it.
 
     Raises ConfigError for models that their engine cannot run as configured, and LaunchError when
     the address cannot be listened on.
     """
-    problems = engine_problems(config)
+    here = await asyncio.to_thread(find_vllm, config)
+    problems = engine_problems(config, here)
     if problems:
         raise ConfigError(str(config.path or "configuration"), problems)
     with _listening_socket(config) as listener:
         url = _url(config.server.host, listener.getsockname()[1])
-        async with build(config, url, devices) as yard:
+        async with build(config, url, here, devices, read) as yard:
             server = _Server(config, yard)
             serving = asyncio.create_task(server.serve(sockets=[listener]), name="serve")
             try:
@@ -136,7 +156,11 @@ async def listening(
 
 @contextlib.asynccontextmanager
 async def build(
-    config: Config, url: str, devices: Sequence[Probe] | None = None
+    config: Config,
+    url: str,
+    here: VllmHere,
+    devices: Sequence[Probe] | None = None,
+    read: Read = unread,
 ) -> AsyncIterator[Yard]:
     """All parts, started but for the listener. On leaving the block nothing of them is left."""
     for ended in await asyncio.to_thread(end_leftovers, LEFTOVER_GRACE_S):
@@ -147,14 +171,19 @@ async def build(
     launcher = LocalLauncher(config.server.state_dir / "logs")
     inventory = Inventory(config)
     sampler = Sampler(probes() if devices is None else devices, config.devices, host_mib)
-    learning = Learning(config.server.state_dir / "modelyard.db", engine_versions(config))
+    learning = Learning(
+        config.server.state_dir / "modelyard.db",
+        engine_versions(config, here),
+        config.scheduling.rate_memory_s,
+    )
     sample, models, _ = await asyncio.gather(
         sampler.sample(()), asyncio.to_thread(inventory.read), learning.open()
     )
-    adapters = build_engines(config)
+    adapters = build_engines(config, here)
     loop = Loop(config.scheduling, sample.devices, adapters, launcher, broadcast, sampler, learning)
     loop.readings = sample.readings
-    loop.models_changed(models)
+    here.devices = lambda: loop.scheduler.devices
+    loop.models_changed(here.completed(models))
     for problem in inventory.problems:
         log.warning("%s", problem)
     door = Door(config.server.host, config.server.allowed_hosts)
@@ -166,12 +195,29 @@ async def build(
         answered=lambda: gateway.answered,
         problems=inventory.problems,
     )
-    tasks.spawn(inventory.watch(loop.models_changed), "watch the models folders")
+
+    def changed(found: Sequence[ModelSpec]) -> None:
+        loop.models_changed(here.completed(found))
+
+    watching = Watching(inventory, models, changed, tasks)
+    watching.begin()
+
+    async def adopt(new: Config) -> None:
+        await asyncio.to_thread(here.look, new)
+        await watching.follow(new)
+        facts.config_path = str(new.path) if new.path else None
+        facts.models_dirs = [str(folder) for folder in new.models_dirs]
+        facts.problems = watching.inventory.problems
+
+    def served() -> dict[str, ModelSpec]:
+        return {spec.id: spec for spec in watching.models}
+
+    file = ConfigFile(config, read, engine_problems, adopt, served)
     tasks.spawn(loop.watch_devices(config.devices.sample_every_s), "read the devices")
     try:
-        yield Yard(loop, gateway, inventory, facts, admin.build(loop, facts, door))
+        yield Yard(loop, gateway, inventory, facts, admin.build(loop, facts, door, file))
     finally:
-        inventory.close()
+        watching.close()
         broadcast.close()
         await tasks.close()
         await loop.close(0.0)

@@ -62,7 +62,7 @@ def test_a_stop_while_starting_is_not_lost_when_the_engine_becomes_ready_meanwhi
 
 
 def test_a_restart_starts_again_only_after_the_old_engine_has_ended() -> None:
-    replica = Replica(state=State.READY, run=1)
+    replica = Replica(state=State.READY, run=1, runs=iter([2]))
 
     assert replica.handle(RestartAsked()) is Action.STOP_ENGINE
     assert replica.state is State.RESTARTING

@@ -117,7 +117,7 @@ class World:
     def passes(self, seconds: float) -> None:
         """Time goes by, with a timer event at every deadline on the way."""
         until = self.now + seconds
-        while (due := self.scheduler.next_timer(self.now)) <= until:
+        while (due := self.scheduler.next_timer()) <= until:
             self.now = due
             self.tell(TimerDue())
         self.now = until
@@ -343,22 +343,42 @@ def test_a_missing_device_is_named_with_what_is_present() -> None:
     assert "needs rtx 4060; present: cpu" in str(world.refused[ticket])
 
 
-def test_a_model_in_use_is_drained_when_another_has_waited_too_long() -> None:
+def gate(world: World, name: str) -> str:
+    """The model for which this one takes no new requests; empty if it takes them."""
+    return world.scheduler.models[name].first.promised_to
+
+
+def test_a_model_in_use_closes_its_gate_when_another_has_waited_long_enough() -> None:
     world = World(model("a"), model("b"), mib=100, policy=Policy(fair_after_s=20))
     busy = world.up("a")
     waiting = world.ask("b")
 
-    world.passes(19)
-    assert world.stopping == {}
-    world.passes(2)
+    assert gate(world, "a") == ""
+    world.passes(22)
 
-    assert world.stopping == {"a": None}, "drained without a bound: nobody is cut"
+    assert gate(world, "a") == "b"
+    assert world.stopping == {}, "nobody is cut"
     late = world.ask("a")
     assert late not in world.granted, "new requests wait while it drains"
     world.finish(busy)
+    assert world.stopping == {"a": None}
     world.exits("a")
     world.ready("b")
     assert waiting in world.granted
+
+
+def test_the_gate_opens_again_when_nobody_waits_behind_it() -> None:
+    world = World(model("a"), model("b"), mib=100)
+    world.up("a")
+    waiting = world.ask("b")
+    world.passes(30)
+    late = world.ask("a")
+    assert late not in world.granted
+
+    world.tell(RequestLeft("b", waiting))
+
+    assert late in world.granted
+    assert world.live == {"a": 1}
 
 
 def test_a_higher_priority_goes_first() -> None:
@@ -573,11 +593,22 @@ def test_a_person_who_stops_a_model_has_its_waiting_requests_refused() -> None:
     assert world.stopping == {"a": 7}
 
 
-def test_stopping_again_can_shorten_a_drain_without_a_bound() -> None:
+def test_a_person_can_stop_a_model_whose_gate_is_closed() -> None:
     world = World(model("a", limits=Limits(drain_timeout_s=7)), model("b"), mib=100)
     world.up("a")
     world.ask("b")
     world.passes(30)
+    assert gate(world, "a") == "b"
+
+    world.tell(StopWanted("a"))
+
+    assert world.stopping == {"a": 7}
+
+
+def test_stopping_again_can_shorten_a_drain_without_a_bound() -> None:
+    world = World(model("a", limits=Limits(drain_timeout_s=7)))
+    world.up("a")
+    world.tell(ShutdownAsked())
     assert world.stopping == {"a": None}
 
     world.tell(StopWanted("a"))

@@ -46,7 +46,7 @@ def sleeps(world: World, name: str, kept: int = 300) -> None:
     world.tell(EngineNews(name, EngineAsleep(run, {"GPU-0": kept, "cpu": 0})))
 
 
-def test_an_idle_model_that_can_sleep_makes_room_by_sleeping_as_deep_as_it_can() -> None:
+def test_an_idle_model_makes_room_by_the_sleep_that_is_quickest_there_and_back() -> None:
     world = world_of(sleeper("a"), sleeper("b"), sleeper("c"))
     for name in "ab":
         world.finish(world.up(name))
@@ -55,7 +55,7 @@ def test_an_idle_model_that_can_sleep_makes_room_by_sleeping_as_deep_as_it_can()
     ticket = world.ask("c")
 
     assert world.state("a") is State.SUSPENDING
-    assert world.scheduler.models["a"].replica.level == 2
+    assert world.scheduler.models["a"].first.life.level == 1
     assert world.state("b") is State.READY
     sleeps(world, "a")
     world.ready("c")
@@ -137,8 +137,8 @@ def test_idle_models_sleep_as_lightly_as_the_host_can_hold() -> None:
         world.finish(world.up("a"))
         world.passes(61)
 
-    assert roomy.scheduler.models["a"].replica.level == 1
-    assert tight.scheduler.models["a"].replica.level == 2
+    assert roomy.scheduler.models["a"].first.life.level == 1
+    assert tight.scheduler.models["a"].first.life.level == 2
 
 
 def test_a_sleeper_that_stays_unused_is_stopped() -> None:

@@ -37,7 +37,7 @@ async def test_an_engine_killed_in_mid_stream_gives_an_error_event_and_then_a_fr
             async for line in stream.aiter_lines():
                 seen += [line] if line else []
                 if len(seen) == 3:
-                    os.kill(server.yard.loop.runs["slow"].pid or 0, signal.SIGKILL)
+                    os.kill(server.yard.loop.runs["slow", 1].pid or 0, signal.SIGKILL)
         again = await http.post(
             "/v1/chat/completions", json={**request, "stream": False, "max_tokens": 2}
         )
@@ -50,15 +50,15 @@ async def test_an_engine_killed_in_mid_stream_gives_an_error_event_and_then_a_fr
 async def test_a_real_engine_that_is_killed_is_replaced_on_the_next_request(serve: Serve) -> None:
     async with serve(dirs=(DEMO_MODELS,)) as server, client(server.url) as http:
         await http.post("/v1/chat/completions", json=CHAT)
-        first = server.yard.loop.runs["yard-chat"].pid or 0
+        first = server.yard.loop.runs["yard-chat", 1].pid or 0
         os.kill(first, signal.SIGKILL)
         async with asyncio.timeout(10):
-            while "yard-chat" in server.yard.loop.runs:
+            while ("yard-chat", 1) in server.yard.loop.runs:
                 await asyncio.sleep(0.01)
         answer = await http.post("/v1/chat/completions", json=CHAT)
 
         assert answer.status_code == 200
-        assert first != server.yard.loop.runs["yard-chat"].pid
+        assert first != server.yard.loop.runs["yard-chat", 2].pid
 
 
 SERVER = """

@@ -285,7 +285,7 @@ async def test_an_engine_that_dies_before_the_first_byte_is_a_502(serve: Serve) 
     async with serve(fake_model("m", "--prefill", "30s")) as server, client(server) as http:
         asked = asyncio.create_task(http.post("/v1/chat/completions", json=CHAT))
         await _stats(server, http, "active")
-        pid = server.yard.loop.runs["m"].pid
+        pid = server.yard.loop.runs["m", 1].pid
         assert pid is not None
         os.kill(pid, signal.SIGKILL)
         answer = await asked
@@ -296,7 +296,7 @@ async def test_an_engine_that_dies_before_the_first_byte_is_a_502(serve: Serve) 
 async def test_a_request_that_no_engine_has_seen_is_sent_to_the_next_one(serve: Serve) -> None:
     async with serve(fake_model("m")) as server, client(server) as http:
         await http.post("/v1/chat/completions", json=CHAT)
-        run = server.yard.loop.runs["m"]
+        run = server.yard.loop.runs["m", 1]
         run.upstream.close()  # no pooled connection: the next request must open one
         assert run.pid is not None
         os.kill(run.pid, signal.SIGKILL)
@@ -443,7 +443,7 @@ async def _stats(server: Running, http: httpx.AsyncClient, key: str) -> dict[str
     """The fake engine's own count, once the engine is ready and `key` is no longer zero."""
     scheduler = server.yard.loop.scheduler
     await _until(lambda: scheduler.models["m"].state == "ready")
-    endpoint = server.yard.loop.runs["m"].endpoint
+    endpoint = server.yard.loop.runs["m", 1].endpoint
     async with asyncio.timeout(10):
         while True:
             stats: dict[str, int] = (await http.get(f"http://{endpoint}/stats")).json()

@@ -79,10 +79,12 @@ def vllm(folder: Path) -> Vllm:
 
 @pytest.fixture
 def serve(folder: Path, tmp_path: Path) -> Callable[..., AbstractAsyncContextManager[Running]]:
-    def start(*models: ModelSpec, fair_after_s: float = 20.0) -> Any:
+    def start(
+        *models: ModelSpec, fair_after_s: float = 20.0, sample_every_s: float | None = 0.1
+    ) -> Any:
         config = Config(
             models=models,
-            devices=Devices(reserve_mib=100, sample_every_s=0.1),
+            devices=Devices(reserve_mib=100, sample_every_s=sample_every_s),
             scheduling=Policy(fair_after_s=fair_after_s, backoff_s=0.1),
         )
         probes: list[Probe] = [CpuProbe(), FakeGpuProbe(folder)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -16,6 +17,7 @@ async def test_the_scene_of_three_models_of_four_gib_on_eight(
     serve: Any, person: Any, vllm: Any, book: Book
 ) -> None:
     models = [vllm(name, mib=3800) for name in "abc"]
+    models = [replace(spec, sleep={2: spec.sleep[2]}) for spec in models]
     async with serve(*models) as server, person(server) as who:
         await who.ask("a")
         await who.ask("b")
@@ -28,6 +30,20 @@ async def test_the_scene_of_three_models_of_four_gib_on_eight(
         assert "c" in third
         assert "a" in again
         assert (loop.loads, loop.sleeps >= 2, loop.wakes) == (3, True, 1)
+    assert book.violations() == []
+
+
+async def test_weights_stay_in_host_memory_where_the_host_has_room(
+    serve: Any, person: Any, vllm: Any, book: Book
+) -> None:
+    async with serve(*(vllm(name, mib=3800) for name in "abc")) as server, person(server) as who:
+        for name in "abc":
+            await who.ask(name)
+        asleep = await who.view("a")
+
+        assert (asleep["state"], asleep["sleep_level"]) == ("asleep", 1)
+        assert "a" in await who.ask("a")
+        assert server.yard.loop.loads == 3
     assert book.violations() == []
 
 

@@ -30,8 +30,8 @@ NEXT = '''
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "0003"
+down_revision = "0002"
 
 def upgrade():
     with op.batch_alter_table("footprints") as batch:
@@ -53,7 +53,7 @@ def version_1(path: Path) -> Path:
 def later_scripts(tmp_path: Path) -> Path:
     scripts = tmp_path / "a folder, 100% of it" / "migrations"
     shutil.copytree(migrate.SCRIPTS, scripts)
-    (scripts / "versions" / "v0002_ledger.py").write_text(NEXT)
+    (scripts / "versions" / "v0003_ledger.py").write_text(NEXT)
     return scripts
 
 
@@ -140,14 +140,14 @@ def test_a_later_version_keeps_what_was_known(
     upgrade(version_1, later_scripts)
     rows = sql(version_1, "SELECT position, recent_mib, note FROM footprints ORDER BY position")
 
-    assert sql(version_1, "SELECT version_num FROM alembic_version") == [("0002",)]
+    assert sql(version_1, "SELECT version_num FROM alembic_version") == [("0003",)]
     assert rows == [("0", "5120 5136", "none"), ("cpu", "700 690", "none")]
 
 
 def test_a_step_that_fails_leaves_the_database_as_it_was(
     version_1: Path, later_scripts: Path, sql: Sql, opened: Open, key: FootprintKey
 ) -> None:
-    script = later_scripts / "versions" / "v0002_ledger.py"
+    script = later_scripts / "versions" / "v0003_ledger.py"
     script.write_text(NEXT + '    op.execute("SELECT * FROM nowhere")\n')
     before = sql(version_1, "SELECT sql FROM sqlite_master")
     with pytest.raises(OperationalError, match="nowhere"):
@@ -164,7 +164,7 @@ def test_a_database_of_a_newer_version_is_refused_and_left_as_it_is(
     upgrade(path, later_scripts)
     path.chmod(0o640)
     before = path.read_bytes()
-    with pytest.raises(StoreError, match=r"newer Modelyard: its version is 0002.*up to 0001"):
+    with pytest.raises(StoreError, match=r"newer Modelyard: its version is 0003.*up to 0002"):
         Store.open(path)
 
     assert path.read_bytes() == before
@@ -222,4 +222,4 @@ def test_one_file_that_several_servers_make_at_the_same_moment_is_made_once(
         server.stdin.flush()
 
     assert [server.communicate()[0] for server in servers] == ["made\n"] * 3
-    assert sql(path, "SELECT version_num FROM alembic_version") == [("0001",)]
+    assert sql(path, "SELECT version_num FROM alembic_version") == [("0002",)]

@@ -22,7 +22,7 @@ from modelyard.cli.story import NoAnswer, Report, Story
 from modelyard.cli.words import bar, counted, memory
 from modelyard.client import Client
 from modelyard.config.units import parse_mib
-from modelyard.core.planning import RESIDUE_MIB
+from modelyard.core.leaving import RESIDUE_MIB
 from modelyard.core.specs import ModelSpec, Task
 from modelyard.core.views import DeviceView
 from modelyard.testing.fake_books import FOLDER_VARIABLE, Book

@@ -22,7 +22,7 @@ def check(models: Mapping[str, ModelState], devices: Sequence[Device], model: st
     found, passed_over = placement.candidates(slot.spec, devices, slot.footprints)
     if not found:
         raise NoDevice(f"model {model!r} cannot be placed: {'; '.join(passed_over)}")
-    pinned = [s for s in models.values() if s.spec.pinned and s.placement and s is not slot]
+    pinned = [s for s in models.values() if s.spec.pinned and s.held_mib and s is not slot]
     left = {device.id: device.most_mib for device in devices}
     for other in pinned:
         placement.take(left, other.held_mib)

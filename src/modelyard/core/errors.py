@@ -101,8 +101,9 @@ class QueueFull(ModelyardError):
     retryable = True
     retry_after_s = 5.0
 
-    def __init__(self, model: str, size: int) -> None:
+    def __init__(self, model: str, size: int, retry_after_s: float = 5.0) -> None:
         super().__init__(f"{size} requests already wait for model {model!r}")
+        self.retry_after_s = retry_after_s
 
 
 class WaitTimeout(ModelyardError):

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from modelyard.core.errors import ModelyardError
 from modelyard.core.lifecycle import EngineEvent
-from modelyard.core.specs import Device, ModelSpec, Need, Placement
+from modelyard.core.specs import Device, ModelSpec, Need, Placement, replica_key
 
 # ------------------------------------------------------------------------------------------ events
 
@@ -25,9 +25,14 @@ class ModelEvent:
 
 @dataclass(frozen=True, slots=True)
 class RequestWaits(ModelEvent):
-    """A request found no free replica and waits; `ticket` names it."""
+    """A request found no free replica and waits; `ticket` names it.
+
+    Requests of one `key` share their turns; a higher `priority` is served first.
+    """
 
     ticket: int
+    key: str = ""
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +105,27 @@ class FootprintLearned(ModelEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class CostKnown(ModelEvent):
+    """What a step of the model (`costs.Step`) was seen to take in earlier runs of the server."""
+
+    profile: str
+    kinds: str
+    step: str
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class DemandKnown(ModelEvent):
+    """How often the model was asked, and how long it worked on a request, before a restart."""
+
+    rate: float
+    """Requests per second, worn off by the time since."""
+    service_s: float
+    ended: float
+    """Requests that `service_s` was learned from."""
+
+
+@dataclass(frozen=True, slots=True)
 class ModelsChanged:
     """The models there are now."""
 
@@ -135,6 +161,8 @@ SchedulerEvent = (
     | EngineCleared
     | MemoryMeasured
     | FootprintLearned
+    | CostKnown
+    | DemandKnown
     | ModelsChanged
     | DevicesChanged
     | TimerDue
@@ -149,6 +177,13 @@ class StartEngine:
     spec: ModelSpec
     run: int
     placement: Placement
+    number: int = 1
+    """Which replica of the model this is."""
+
+    @property
+    def key(self) -> str:
+        """Names the replica."""
+        return replica_key(self.spec.id, self.number)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,4 +237,17 @@ class Changed:
     model: str
 
 
-SchedulerAction = StartEngine | StopEngine | SuspendEngine | WakeEngine | Grant | Refuse | Changed
+@dataclass(frozen=True, slots=True)
+class CostLearned:
+    """What a step of the model is expected to take from now on; worth remembering."""
+
+    model: str
+    profile: str
+    kinds: str
+    step: str
+    seconds: float
+
+
+SchedulerAction = (
+    StartEngine | StopEngine | SuspendEngine | WakeEngine | Grant | Refuse | Changed | CostLearned
+)

@@ -20,24 +20,30 @@ def why_waiting(
 ) -> str:
     """Why requests for the model wait at this moment, in one line."""
     slot = models[model]
+    replica = slot.best
     match slot.state:
-        case State.READY if slot.suspected:
+        case State.READY if replica.suspected:
             return "its engine broke an answer off and is being probed"
+        case State.READY if replica.promised_to:
+            left = replica.in_flight
+            return f"its engine leaves for {replica.promised_to} after {left} more answers"
         case State.READY:
             return f"all {slot.spec.limits.concurrency} places of its engine are taken"
         case State.STARTING | State.RESTARTING:
-            return f"its engine is starting (for {now - slot.started_at:.0f} s)"
+            return f"its engine is starting (for {now - replica.started_at:.0f} s)"
         case State.WAKING:
-            return f"its engine is waking up (for {now - slot.started_at:.1f} s)"
+            return f"its engine is waking up (for {now - replica.started_at:.1f} s)"
         case State.SUSPENDING:
-            return f"its engine is going to sleep ({slot.why_stopping}) and wakes again after that"
+            return (
+                f"its engine is going to sleep ({replica.why_stopping}) and wakes again after that"
+            )
         case State.STOPPING:
-            return f"its engine is stopping ({slot.why_stopping}) and starts again after that"
-        case State.BACKOFF if slot.retry_at > now:
-            pause = slot.retry_at - now
-            return f"it failed ({slot.replica.reason}) and is tried again in {pause:.1f} s"
+            return f"its engine is stopping ({replica.why_stopping}) and starts again after that"
+        case State.BACKOFF if replica.retry_at > now:
+            pause = replica.retry_at - now
+            return f"it failed ({replica.life.reason}) and is tried again in {pause:.1f} s"
         case State.FAILED:
-            return f"it failed: {slot.replica.reason}"
+            return f"it failed: {replica.life.reason}"
         case _:
             return _who_holds_the_memory(models, devices, slot)
 
@@ -45,7 +51,12 @@ def why_waiting(
 def _who_holds_the_memory(
     models: Mapping[str, ModelState], devices: Sequence[Device], slot: ModelState
 ) -> str:
-    others = [s for s in models.values() if s.placement is not None and s is not slot]
+    others = [
+        each
+        for other in models.values()
+        for each in other.replicas
+        if each.placement is not None and other is not slot
+    ]
     found, passed_over = placement.candidates(slot.spec, devices, slot.footprints)
     left = placement.free(devices, [other.held_mib for other in others])
     lacking = [
@@ -54,7 +65,7 @@ def _who_holds_the_memory(
         for short in placement.shortages(candidate.claims_mib, left)
     ]
     holders = ", ".join(
-        f"{other.spec.id} ({other.state}, {other.in_flight} in flight"
+        f"{other.key} ({other.state}, {other.in_flight} in flight"
         f"{', pinned' if other.spec.pinned else ''})"
         for other in others
     )

@@ -9,7 +9,9 @@ Laws of this file:
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -201,6 +203,8 @@ class Replica:
     """One replica's state, the number of its current run, and its failures in a row."""
 
     max_failures: int = 3
+    runs: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+    """Numbers for its runs. Replicas of one model share them, so that a run names its replica."""
     state: State = State.STOPPED
     run: int = 0
     level: int = 0
@@ -225,7 +229,7 @@ class Replica:
         self.story.append((self.state, type(event).__name__, new))
         self.state = new
         if action is Action.START_ENGINE:
-            self.run += 1
+            self.run = next(self.runs)
         return action
 
     def forgive(self) -> None:

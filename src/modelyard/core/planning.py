@@ -1,294 +1,392 @@
-"""The policy: who starts now and who has to leave for it.
+"""The policy: who starts now, and who has to leave for it.
 
 Laws of this file:
 - A plan is a pure function of the state and `now`; `Scheduler` carries it out.
-- Among waiting models the higher priority goes first, then the longer wait. Memory that is being
-  freed for one is promised to it and not given to a later one.
-- A model gets the first of its profiles whose memory can be had, if need be by idle models leaving,
-  least recently used first. Only if none can, and it has waited for `fair_after_s`, models in use
-  leave by a drain, if they have been ready for as long. Pinned ones stay.
+- Memory is promised before it is free: a reservation says where a model will go and who leaves for
+  it. Those take no new requests, finish what they have, and leave when they are idle. What is
+  promised to one is given to nobody else; a reservation whose reason is gone is dropped.
+- A model gets the first of its profiles whose memory can be had, free or from idle models; only if
+  none can, models in use are drained for it. Whether that is worth it is decided in `exchange`.
 - On one GPU memory moves for one replica at a time: an engine that starts measures what is free
   there, and two that sleep or wake at once have hung each other (vLLM issue 37065).
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from itertools import chain
+from dataclasses import dataclass, field
 
-from modelyard.core import eviction, placement
-from modelyard.core.eviction import Resident
+from modelyard.core import exchange, placement
+from modelyard.core.costs import WAKE, Step
+from modelyard.core.demand import Pace
+from modelyard.core.exchange import Newcomer, Offer
+from modelyard.core.leaving import STOP, gives, has_room_for
 from modelyard.core.lifecycle import State
 from modelyard.core.policy import Policy
 from modelyard.core.specs import HOST_DEVICE, Device, Placement
-from modelyard.core.state import ModelState
+from modelyard.core.state import COMING, GOING, ModelState, ReplicaState, Reservation
+
+PREFETCHED = 4
+"""Models looked at when free memory is filled, the most valuable first."""
 
 
 @dataclass(frozen=True, slots=True)
 class Start:
-    model: str
+    replica: ReplicaState
     placement: Placement
 
 
 @dataclass(frozen=True, slots=True)
 class Wake:
-    model: str
+    replica: ReplicaState
 
 
 @dataclass(frozen=True, slots=True)
 class Leave:
-    """Give memory back once the requests in flight are done: sleep at `level`, or stop (3)."""
+    """Give memory back at once; no request is in flight. Sleep at `level`, or stop (3)."""
 
-    model: str
+    replica: ReplicaState
     level: int
     why: str
 
 
-STOP = 3
-"""The level of leaving at which no process is left."""
-WEIGHTS_ON_HOST = 1
-RESIDUE_MIB = 1024
-"""What an engine is expected to keep on a GPU asleep until it was seen to: its context, NCCL and
-graphs. Measured residues: 0.77 GB with one GPU, 1.14 GB (vLLM issues)."""
+@dataclass(frozen=True, slots=True)
+class Reserve:
+    """Promise memory to a replica and close the gates of those who leave for it."""
+
+    replica: ReplicaState
+    reservation: Reservation
 
 
 @dataclass(frozen=True, slots=True)
-class _Offer:
-    """A model that may leave, how, and what that gives."""
+class Unreserve:
+    """The promise is off: who was to leave stays."""
 
-    resident: Resident
-    level: int
+    replica: ReplicaState
+
+
+PlanStep = Start | Wake | Leave | Reserve | Unreserve
 
 
 @dataclass(slots=True)
 class Plan:
-    """What to do, in order, and why each waiting model did not get the profiles it prefers."""
+    """What to do, in order; and for those who get nothing now, why and when to look again."""
 
-    steps: list[Start | Wake | Leave] = field(default_factory=list)
+    steps: list[PlanStep] = field(default_factory=list)
     passed_over: dict[str, list[str]] = field(default_factory=dict)
+    look_at: dict[str, float] = field(default_factory=dict)
 
 
-def is_startable(slot: ModelState, now: float) -> bool:
-    """Whether nothing but memory keeps the model from starting."""
-    if slot.state is State.BACKOFF:
-        return slot.retry_at <= now
-    return slot.state in (State.STOPPED, State.ASLEEP)
+def startable(slot: ModelState, now: float) -> ReplicaState | None:
+    """The replica that would serve who waits, if nothing but memory keeps it from starting.
+
+    None if one serves already, or none can start now.
+    """
+    if slot.serving:
+        return None
+    return next_replica(slot, now)
 
 
-def plan(
-    models: Mapping[str, ModelState], devices: Sequence[Device], policy: Policy, now: float
-) -> Plan:
-    """Place the waiting models as well as memory allows at this moment."""
-    waiting = [slot for slot in models.values() if slot.wanted and is_startable(slot, now)]
-    if not waiting:
-        return Plan()
-    waiting.sort(key=lambda slot: (-slot.spec.priority, slot.waiting_since))
-    planner = _Planner(models, devices, policy, now)
-    for slot in waiting:
-        planner.place(slot)
-    return planner.plan
+def next_replica(slot: ModelState, now: float) -> ReplicaState | None:
+    """The replica that would be brought up next: one that sleeps before one that is stopped."""
+    stopped: ReplicaState | None = None
+    for replica in slot.replicas:
+        state = replica.state
+        if state is State.ASLEEP and not replica.promised_to:
+            return replica
+        if stopped is None and (
+            state is State.STOPPED or (state is State.BACKOFF and replica.retry_at <= now)
+        ):
+            stopped = replica
+    return stopped
 
 
-MOVING = frozenset(
-    {State.STARTING, State.RESTARTING, State.WAKING, State.SUSPENDING, State.STOPPING}
-)
-
-
-def moving_gpus(slots: Iterable[ModelState], devices: Sequence[Device]) -> set[str]:
+def moving_gpus(replicas: Iterable[ReplicaState], gpus: frozenset[str]) -> set[str]:
     """The GPUs on which a replica is taking memory or giving it back."""
-    gpus = {device.id for device in devices if device.kind != HOST_DEVICE}
-    moving = (slot.placement for slot in slots if slot.state in MOVING and slot.placement)
-    return gpus.intersection(chain.from_iterable(each.claims_mib for each in moving))
+    moving: set[str] = set()
+    for replica in replicas:
+        if replica.placement and (replica.state in COMING or replica.state in GOING):
+            moving |= gpus.intersection(replica.placement.claims_mib)
+    return moving
 
 
-def lightest_level(
-    slot: ModelState,
-    models: Mapping[str, ModelState],
-    devices: Sequence[Device],
-    *,
-    at_least: int,
-) -> int:
-    """How a model sleeps while nobody needs its memory: as lightly as the host can hold."""
-    left = placement.free(devices, [other.held_mib for other in models.values()])
-    for level in (each for each in slot.sleep_levels if each >= at_least):
-        if _has_room_for(_gives(slot, level), left):
-            return level
-    return STOP
+def gpus_of(devices: Iterable[Device]) -> frozenset[str]:
+    """The devices whose memory only one replica at a time may move."""
+    return frozenset(device.id for device in devices if device.kind != HOST_DEVICE)
 
 
-class _Planner:
+def aged_after_s(policy: Policy, pace: Pace) -> float:
+    """The age bound: who has waited this long goes before all younger ones."""
+    return max(policy.fair_after_s, policy.wait_factor * pace.usual_wait_s())
+
+
+class Planner:
     """One round of planning: what is free, what will be, and on which GPUs memory moves."""
 
     def __init__(
         self,
-        models: Mapping[str, ModelState],
+        holders: Sequence[ReplicaState],
+        left_mib: Mapping[str, int],
         devices: Sequence[Device],
         policy: Policy,
+        pace: Pace,
         now: float,
     ) -> None:
+        """`left_mib` is what no replica counts for, by device."""
         self.plan = Plan()
+        self._holders = holders
         self._devices = devices
         self._policy = policy
         self._now = now
-        self._holders = [slot for slot in models.values() if slot.placement is not None]
-        self._leaving: set[str] = set()
-        self._left = placement.free(devices, [slot.held_mib for slot in self._holders])
-        self._soon = dict(self._left)  # what is left when all who are stopping have stopped
-        for slot in self._in(State.STOPPING):
-            placement.give(self._soon, slot.held_mib)
-        for slot in self._in(State.SUSPENDING):
-            placement.give(self._soon, _gives(slot, slot.replica.level))
-        self._gpus = {device.id for device in devices if device.kind != HOST_DEVICE}
-        self._moving = moving_gpus(self._holders, devices)
+        self._left = dict(left_mib)
+        self._soon = dict(left_mib)  # what is left when all who are going are gone
+        for replica in holders:
+            if replica.state in GOING:
+                placement.give(self._soon, _coming_back(replica))
+        self._gpus = gpus_of(devices)
+        self._moving = moving_gpus(holders, self._gpus)
+        self._closed: set[str] = set()
+        """Devices kept free of newcomers for the one who waits longest."""
+        self._market = exchange.Market(holders, policy, pace, now, self._soon)
+        self._aged_after_s = aged_after_s(policy, pace)
 
-    def place(self, slot: ModelState) -> None:
-        if slot.state is State.ASLEEP and slot.placement is not None:
-            self._place(slot, [[_waking(slot, slot.placement)]], [])
-        else:
-            found, passed_over = placement.candidates(slot.spec, self._devices, slot.footprints)
-            self._place(slot, placement.by_profile(found), passed_over)
+    # ------------------------------------------------------------------------------- reservations
 
-    def _place(
-        self, slot: ModelState, profiles: Sequence[Sequence[Placement]], passed_over: list[str]
+    def keep(self, replica: ReplicaState) -> bool:
+        """Go on with a reservation, or drop it; whether it stands."""
+        reservation = replica.reservation
+        assert reservation is not None, "only for a replica with a reservation"
+        claims = reservation.placement.claims_mib
+        soon = dict(self._soon)
+        for leaver, level in reservation.leaving:
+            if leaver.promised_to == replica.spec.id and leaver.state not in GOING:
+                placement.give(soon, gives(leaver, level))
+        present = replica.model.wanted and self._gpus.issuperset(claims.keys() - {HOST_DEVICE})
+        if not present or not placement.fits(claims, soon):
+            self.plan.steps.append(Unreserve(replica))
+            return False
+        self._soon.clear()
+        self._soon.update(soon)
+        placement.take(self._soon, claims)
+        self._pursue(replica, reservation)
+        return True
+
+    def _reserve(
+        self, replica: ReplicaState, chosen: Placement, leaving: Sequence[Offer] = ()
     ) -> None:
+        for offer in leaving:
+            placement.give(self._soon, offer.gives_mib)
+            self._market.take(offer.replica)
+        placement.take(self._soon, chosen.claims_mib)
+        pairs = tuple((offer.replica, offer.level) for offer in leaving)
+        reservation = Reservation(chosen, self._now, pairs)
+        self.plan.steps.append(Reserve(replica, reservation))
+        self._pursue(replica, reservation)
+
+    def _pursue(self, replica: ReplicaState, reservation: Reservation) -> None:
+        """Begin what can begin now: the start itself, or else the leaving of those who are idle."""
+        claims = reservation.placement.claims_mib
+        if placement.fits(claims, self._left):
+            if self._moving.isdisjoint(claims):
+                placement.take(self._left, claims)
+                self._moving |= self._gpus.intersection(claims)
+                asleep = replica.state is State.ASLEEP
+                chosen = reservation.placement
+                self.plan.steps.append(Wake(replica) if asleep else Start(replica, chosen))
+            return
+        for leaver, level in reservation.leaving:
+            gpus = self._gpus.intersection(leaver.held_mib)
+            still = leaver.state in (State.READY, State.ASLEEP) and not leaver.in_flight
+            if still and self._moving.isdisjoint(gpus):
+                self._moving |= gpus
+                why = f"to make room for {replica.spec.id}"
+                self.plan.steps.append(Leave(leaver, self._possible(leaver, level), why))
+
+    def _possible(self, leaver: ReplicaState, level: int) -> int:
+        """The level, or the next deeper one for which the host has room now."""
+        levels = [each for each in leaver.model.sleep_levels if each >= level]
+        if leaver.state is State.READY:
+            for each in levels:
+                if has_room_for(gives(leaver, each), self._left):
+                    return each
+        return STOP
+
+    # ------------------------------------------------------------------------------------- waiting
+
+    def order(self, waiting: Iterable[ModelState]) -> list[ModelState]:
+        """Aged ones first, the oldest before; then by priority, then by requests per second of
+        bringing the model up (the larger batch for the cheaper change)."""
+        return sorted(waiting, key=self._rank)
+
+    def _rank(self, slot: ModelState) -> tuple[float, float, float]:
+        since = slot.waiting_since
+        if self._now - since >= self._aged_after_s:
+            return (0.0, since, 0.0)
+        return (1.0, -slot.spec.priority, -_asked(slot) / (self._up_s(slot) + 0.5))
+
+    def is_starved(self, slot: ModelState) -> bool:
+        """Whether it has waited so long that a place is kept free of newcomers for it."""
+        waited = self._now - slot.waiting_since
+        return waited >= self._policy.reserve_factor * self._aged_after_s
+
+    def place(self, slot: ModelState, replica: ReplicaState) -> None:
+        """Find memory for a model that waits, now or by a promise."""
+        profiles, passed_over = self._choices(replica)
         self.plan.passed_over[slot.spec.id] = passed_over
+        judged: list[exchange.Verdict] = []
         for choices in profiles:
-            if self._begin_or_promise(slot, choices):
+            if self._settle(replica, choices):
                 return
-            if any(self._make_room(slot, choices, offer) for offer in self._idle_offers(slot)):
+            verdicts = self._weigh(slot, replica, choices, busy_too=False)
+            judged += verdicts
+            if self._agree(replica, verdicts):
                 return
             passed_over.append(placement.shortage(choices, self._soon))
-        if self._now - slot.waiting_since >= self._policy.fair_after_s:
-            for choices in profiles:
-                if self._make_room(slot, choices, self._offers_with_their_share(slot)):
-                    return
+        for choices in profiles:
+            verdicts = self._weigh(slot, replica, choices, busy_too=True)
+            judged += verdicts
+            if self._agree(replica, verdicts):
+                return
+        self._put_off(slot, judged)
 
-    def _begin_or_promise(self, slot: ModelState, choices: Sequence[Placement]) -> bool:
-        chosen = placement.roomiest(choices, self._left, self._soon)
-        if chosen is not None and self._moving.isdisjoint(chosen.claims_mib):
-            placement.take(self._left, chosen.claims_mib)
-            placement.take(self._soon, chosen.claims_mib)
-            self._moving |= self._gpus.intersection(chosen.claims_mib)
-            asleep = slot.state is State.ASLEEP
-            self.plan.steps.append(Wake(slot.spec.id) if asleep else Start(slot.spec.id, chosen))
-            return True
-        promised = placement.roomiest(choices, self._soon)
-        if promised is not None:
-            placement.take(self._soon, promised.claims_mib)
-        return promised is not None
-
-    def _make_room(
-        self, slot: ModelState, choices: Sequence[Placement], offered: Sequence[_Offer]
-    ) -> bool:
-        """Have as few of the offered leave as possible so that one of the choices fits soon."""
-        residents = [offer.resident for offer in offered]
-        for choice in choices:
-            leaving = eviction.victims(choice.claims_mib, self._soon, residents)
-            if leaving is None:
-                continue
-            for offer in offered:
-                if offer.resident.model in leaving:
-                    self._leave(offer, f"to make room for {slot.spec.id}")
-            placement.take(self._soon, choice.claims_mib)
-            return True
+    def place_in_free_memory(self, replica: ReplicaState) -> bool:
+        """Bring a replica up if nobody has to leave for it and no GPU is busy with another."""
+        profiles, _ = self._choices(replica)
+        for choices in profiles:
+            idle = [c for c in choices if self._moving.isdisjoint(c.claims_mib)]
+            if self._settle(replica, idle, self._left):
+                return True
         return False
 
-    def _leave(self, offer: _Offer, why: str) -> None:
-        """Have a model leave, now or when its turn on its GPUs comes; either way it is promised."""
-        resident = offer.resident
-        gpus = self._gpus.intersection(resident.claims_mib)
-        placement.give(self._soon, resident.claims_mib)
-        self._leaving.add(resident.model)
-        if self._moving.isdisjoint(gpus):
-            self._moving |= gpus
-            self.plan.steps.append(Leave(resident.model, offer.level, why))
+    def _settle(
+        self,
+        replica: ReplicaState,
+        choices: Sequence[Placement],
+        *lefts: Mapping[str, int],
+    ) -> bool:
+        """Take a choice for which nobody has to leave, if there is one."""
+        open_ones = [each for each in choices if self._closed.isdisjoint(each.claims_mib)]
+        if not open_ones:
+            return False
+        chosen = placement.roomiest(open_ones, self._soon, self._left, *lefts)
+        chosen = chosen or placement.roomiest(open_ones, self._soon, *lefts)
+        if chosen is None:
+            return False
+        self._reserve(replica, chosen)
+        return True
 
-    def _idle_offers(self, for_whom: ModelState) -> list[list[_Offer]]:
-        """What idle models offer: first to sleep where they can, then to stop altogether."""
-        idle = [slot for slot in self._holders if self._may_leave(slot, True)]
-        asleep = [
-            slot
-            for slot in self._in(State.ASLEEP)
-            if slot is not for_whom and not slot.wanted and slot.spec.id not in self._leaving
-        ]
-        if not asleep and not any(slot.sleep_levels for slot in idle):
-            return [_stopping(idle)]
-        sleeping = [self._sleeping(slot) for slot in _least_recently_used(idle)]
-        return [sleeping, _stopping([*asleep, *idle])]
+    def _weigh(
+        self,
+        slot: ModelState,
+        replica: ReplicaState,
+        choices: Sequence[Placement],
+        *,
+        busy_too: bool,
+    ) -> list[exchange.Verdict]:
+        found = []
+        for choice in choices:
+            gpus = self._gpus.intersection(choice.claims_mib)
+            if not (self._moving.isdisjoint(gpus) and self._closed.isdisjoint(gpus)):
+                continue
+            newcomer = Newcomer(
+                slot,
+                replica,
+                choice,
+                _asked(slot),
+                self._waited_s(slot),
+                self._now - slot.waiting_since,
+                self._up_s(slot, choice),
+                self._aged_after_s,
+            )
+            verdict = self._market.judge(newcomer, busy_too=busy_too)
+            if verdict is not None:
+                found.append(verdict)
+        return found
 
-    def _sleeping(self, slot: ModelState) -> _Offer:
-        """Sleep as deep as it can, since others want its memory; level 1 needs room on the host."""
-        for level in reversed(slot.sleep_levels):
-            gives = _gives(slot, level)
-            if _has_room_for(gives, self._soon):
-                return _Offer(Resident(slot.spec.id, gives), level)
-        return _Offer(Resident(slot.spec.id, slot.held_mib), STOP)
+    def _agree(self, replica: ReplicaState, verdicts: Sequence[exchange.Verdict]) -> bool:
+        """Take the cheapest exchange that is worth it, if there is one."""
+        worth_it = [verdict for verdict in verdicts if verdict.is_worth_it]
+        if not worth_it:
+            return False
+        best = min(worth_it, key=lambda verdict: verdict.cost)
+        self._reserve(replica, best.choice, best.offers)
+        return True
 
-    def _offers_with_their_share(self, for_whom: ModelState) -> list[_Offer]:
-        """Idle models, then models in use that have been ready for as long as anybody must wait."""
-        enough = self._now - self._policy.fair_after_s
-        busy = (
-            slot
-            for slot in self._holders
-            if self._may_leave(slot, False) and slot.ready_since <= enough
-        )
-        last = self._idle_offers(for_whom)[-1]
-        return [*last, *(self._sleeping(slot) for slot in _least_recently_used(busy))]
+    def _put_off(self, slot: ModelState, judged: Sequence[exchange.Verdict]) -> None:
+        if not judged:
+            self.plan.look_at[slot.spec.id] = math.inf  # until something changes
+            return
+        self.plan.look_at[slot.spec.id] = min(verdict.look_at for verdict in judged)
+        if not self._closed and self.is_starved(slot):
+            cheapest = min(judged, key=lambda verdict: verdict.cost)
+            self._closed |= self._gpus.intersection(cheapest.choice.claims_mib)
 
-    def _may_leave(self, slot: ModelState, idle: bool) -> bool:
-        return (
-            slot.state is State.READY
-            and slot.idle is idle
-            and not slot.spec.pinned
-            and slot.spec.id not in self._leaving
-        )
+    # ------------------------------------------------------------------------------------ prefetch
 
-    def _in(self, *states: State) -> list[ModelState]:
-        return [slot for slot in self._holders if slot.state in states]
+    def prefetch(self, candidates: Iterable[ReplicaState]) -> None:
+        """Bring back who had to leave, into memory that nobody needs; nobody leaves for it."""
+        if not self._policy.prefetch:
+            return
+        valued = [(self._return(replica), replica) for replica in candidates]
+        valued.sort(key=lambda pair: -pair[0])
+        for value, replica in valued[:PREFETCHED]:
+            if value > 0:
+                self.place_in_free_memory(replica)
+
+    def _return(self, replica: ReplicaState) -> float:
+        slot = replica.model
+        return slot.demand.rate(self._now) * self._up_s(slot)
+
+    # ------------------------------------------------------------------------------------- helpers
+
+    def _choices(self, replica: ReplicaState) -> tuple[list[list[Placement]], list[str]]:
+        slot = replica.model
+        if replica.state is State.ASLEEP and replica.placement is not None:
+            return [[_waking(replica, replica.placement)]], []
+        found, passed_over = placement.candidates(slot.spec, self._devices, slot.footprints)
+        return placement.by_profile(found), passed_over
+
+    def _waited_s(self, slot: ModelState) -> float:
+        waited = slot.queue.waited_s(self._now)
+        if slot.wanted_since is not None:
+            waited += self._now - slot.wanted_since
+        return waited
+
+    def _up_s(self, slot: ModelState, choice: Placement | None = None) -> float:
+        replica = slot.best
+        if replica.state is State.ASLEEP and replica.placement is not None:
+            step = WAKE.get(replica.life.level, Step.START)
+            return slot.costs.seconds(slot.spec, replica.placement, step)
+        if choice is None:
+            found = _first_choice(slot, self._devices)
+            if found is None:
+                return 0.0
+            choice = found
+        return slot.costs.seconds(slot.spec, choice, Step.START)
 
 
-def _waking(slot: ModelState, placed: Placement) -> Placement:
+def _asked(slot: ModelState) -> int:
+    """How many wait for the model; a person counts as one."""
+    return len(slot.queue) + (slot.wanted_since is not None)
+
+
+def _first_choice(slot: ModelState, devices: Sequence[Device]) -> Placement | None:
+    found, _ = placement.candidates(slot.spec, devices, slot.footprints)
+    return found[0] if found else None
+
+
+def _coming_back(replica: ReplicaState) -> Mapping[str, int]:
+    """What a replica that is going will have given back."""
+    if replica.state is State.SUSPENDING:
+        return gives(replica, replica.life.level)
+    return replica.held_mib
+
+
+def _waking(replica: ReplicaState, placed: Placement) -> Placement:
     """What a sleeping replica needs beside what it keeps."""
     missing = {
-        device: mib - slot.asleep_mib.get(device, 0) for device, mib in slot.awake_mib.items()
+        device: mib - replica.asleep_mib.get(device, 0) for device, mib in replica.awake_mib.items()
     }
-    return replace(placed, claims_mib={d: mib for d, mib in missing.items() if mib > 0})
-
-
-def residue(slot: ModelState, level: int) -> dict[str, int]:
-    """What a replica is expected to keep asleep: what it was seen to keep, else a rule of thumb.
-
-    Level 1 keeps the weights in host memory: at most what it holds on its devices.
-    """
-    held = slot.placement.claims_mib if slot.placement else {}
-    seen = slot.footprints.residue(slot.placement, level) if slot.placement else {}
-    if seen:
-        return seen
-    kept = {device: min(mib, RESIDUE_MIB) for device, mib in held.items() if device != HOST_DEVICE}
-    kept[HOST_DEVICE] = held.get(HOST_DEVICE, 0)
-    if level == WEIGHTS_ON_HOST:
-        kept[HOST_DEVICE] += sum(mib for device, mib in held.items() if device != HOST_DEVICE)
-    return kept
-
-
-def _gives(slot: ModelState, level: int) -> dict[str, int]:
-    """What falls free when the replica goes to sleep; negative where it then needs more."""
-    after = residue(slot, level)
-    devices = {*slot.held_mib, *after}
-    change = {d: slot.held_mib.get(d, 0) - after.get(d, 0) for d in devices}
-    return {device: mib for device, mib in change.items() if mib}
-
-
-def _has_room_for(gives: Mapping[str, int], left: Mapping[str, int]) -> bool:
-    return all(left.get(device, 0) >= -mib for device, mib in gives.items() if mib < 0)
-
-
-def _stopping(slots: Iterable[ModelState]) -> list[_Offer]:
-    return [
-        _Offer(Resident(slot.spec.id, slot.held_mib), STOP) for slot in _least_recently_used(slots)
-    ]
-
-
-def _least_recently_used(slots: Iterable[ModelState]) -> list[ModelState]:
-    return sorted(slots, key=lambda slot: slot.last_used)
+    claims = {device: mib for device, mib in missing.items() if mib > 0}
+    return Placement(placed.profile, claims, placed.devices, placed.kinds)

@@ -10,7 +10,28 @@ class Policy:
     """When waiting requests take memory from others, and how failed starts are repeated."""
 
     fair_after_s: float = 20.0
-    """A model that waited this long may drain models in use, if those have run as long."""
+    """Age bound: a model whose request has waited this long goes before all younger ones and may
+    have models in use drained. It grows with the usual wait and the time that a change takes."""
+    wait_factor: float = 1.5
+    """The age bound is at least this many times the median of recent waits."""
+    away_factor: float = 2.0
+    """The age bound is at least this many times the absence of those who would have to leave."""
+    residency_factor: float = 2.0
+    """A model in use stays at least this many times as long as the change that replaces it takes,
+    so that changes cost at most 1 / (1 + factor) of the time."""
+    loss_factor: float = 1.0
+    """A model in use is drained once those who wait have waited this many times the time that
+    its own users would lose."""
+    reserve_factor: float = 2.0
+    """Past this many age bounds the oldest model has a place kept free of newcomers."""
+    rate_memory_s: float = 120.0
+    """How long arrivals count when the rate of a model is told."""
+    prefetch: bool = True
+    """Models that had to leave come back into memory that nobody needs."""
+    scale_up_after_s: float = 5.0
+    """Another replica is started when requests have waited this long for room in those that run."""
+    scale_down_after_s: float = 120.0
+    """A replica beyond `min` that nothing was asked of for this long is stopped."""
     max_start_attempts: int = 3
     """Failures of one model in a row after which it is given up."""
     backoff_s: float = 0.5

@@ -124,6 +124,21 @@ class SleepLevel:
 
 
 @dataclass(frozen=True, slots=True)
+class Replicas:
+    """How many engines of one model may run at a time."""
+
+    min: int = 0
+    """So many are kept running, whether anybody asks or not."""
+    max: int = 1
+    """So many run at most; more than `min` only while the load asks for them."""
+
+
+def replica_key(model: str, number: int) -> str:
+    """Names a replica: the model's id, with a number from the second on."""
+    return model if number == 1 else f"{model}#{number}"
+
+
+@dataclass(frozen=True, slots=True)
 class ModelSpec:
     """A model as a user declared it, or as the catalog found it. `id` is what requests name."""
 
@@ -151,6 +166,7 @@ class ModelSpec:
     preload: bool = False
     pinned: bool = False
     priority: int = 0
+    replicas: Replicas = Replicas()
     limits: Limits = Limits()
     revision: str = ""
     """Changes when the files behind the model change, so that a running replica is renewed."""

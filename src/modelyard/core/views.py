@@ -11,6 +11,20 @@ from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True, slots=True)
+class ReplicaView:
+    """One replica of a model that has, or had, an engine."""
+
+    number: int
+    state: str
+    run: int = 0
+    pid: int | None = None
+    in_flight: int = 0
+    profile: str | None = None
+    memory_mib: dict[str, int] = field(default_factory=dict)
+    used_mib: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelView:
     """One model as `ps`, `list` and `show` print it."""
 
@@ -56,6 +70,8 @@ class ModelView:
     failures: int = 0
     log_path: str | None = None
     """File with the output of the present or last engine."""
+    replicas: list[ReplicaView] = field(default_factory=list)
+    """Each replica, where there can be more than one."""
 
 
 @dataclass(frozen=True, slots=True)

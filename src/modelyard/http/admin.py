@@ -21,7 +21,8 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from modelyard import __version__
-from modelyard.core import admission, planning
+from modelyard.config.assignment import AssignmentView, Reloaded, Wanted
+from modelyard.core import admission, leaving
 from modelyard.core.errors import InvalidRequest, ModelyardError
 from modelyard.core.events import RestartWanted, SleepWanted, StartWanted, StopWanted
 from modelyard.core.specs import ModelSpec
@@ -29,6 +30,7 @@ from modelyard.core.views import DeviceView, Event, Info, LineView, LogView, Mod
 from modelyard.http.errors import headers_of, openai_error, status_of
 from modelyard.http.origin import Door
 from modelyard.http.routes import INFERENCE
+from modelyard.runtime.config_file import ConfigFile
 from modelyard.runtime.loop import Loop
 
 MAX_LOG_LINES = 2000
@@ -47,7 +49,7 @@ class Facts:
     started_at: float = field(default_factory=time.time)
 
 
-def build(yard: Loop, facts: Facts, door: Door) -> FastAPI:
+def build(yard: Loop, facts: Facts, door: Door, file: ConfigFile) -> FastAPI:
     """The ASGI application behind every route that is not inference."""
     app = FastAPI(
         title="Modelyard",
@@ -58,6 +60,7 @@ def build(yard: Loop, facts: Facts, door: Door) -> FastAPI:
     app.include_router(_openai_models(yard, facts))
     app.include_router(_server(yard, facts))
     app.include_router(_orders(yard))
+    app.include_router(_configuration(yard, file))
     app.include_router(_models(yard))
     app.add_middleware(_AtTheDoor, door=door)
     app.add_exception_handler(ModelyardError, _modelyard_error)
@@ -227,11 +230,11 @@ def _orders(yard: Loop) -> APIRouter:
     @router.post("/{model:path}/sleep", status_code=202)
     async def sleep(
         model: str,
-        level: Annotated[int, Query(ge=1, le=planning.STOP, description="3 stops")] = 2,
+        level: Annotated[int, Query(ge=1, le=leaving.STOP, description="3 stops")] = 2,
     ) -> ModelView:
         """Let requests in flight end, then put the engine to sleep. Waiting requests wake it."""
         spec = yard.names.resolve(model)
-        if level == planning.STOP:
+        if level == leaving.STOP:
             yard.post(StopWanted(spec.id))
         elif level in spec.sleep:
             yard.post(SleepWanted(spec.id, level))
@@ -247,6 +250,34 @@ def _orders(yard: Loop) -> APIRouter:
     async def wake(model: str) -> ModelView:
         """Have a sleeping model awake, or a stopped one started."""
         return await start(model)
+
+    return router
+
+
+def _configuration(yard: Loop, file: ConfigFile) -> APIRouter:
+    router = APIRouter(prefix="/api", tags=["configuration"])
+
+    @router.post("/reload")
+    async def reload() -> Reloaded:
+        """Read the configuration file anew. Models follow it at once; what else has changed and
+        needs a restart of the server is listed."""
+        return await file.reload()
+
+    @router.get("/models/{model:path}/assignment")
+    async def assignment(model: str) -> AssignmentView:
+        """The devices and options that were assigned to a model by command."""
+        return file.assignment(yard.names.resolve(model))
+
+    @router.put("/models/{model:path}/assignment")
+    async def assign(model: str, wanted: Wanted) -> AssignmentView:
+        """Add to what is assigned to a model, and write it into the configuration file. An engine
+        that runs otherwise is renewed once its requests are done."""
+        return await file.assign(yard.names.resolve(model), wanted)
+
+    @router.delete("/models/{model:path}/assignment")
+    async def clear(model: str) -> AssignmentView:
+        """Take back all that is assigned to a model."""
+        return await file.clear(yard.names.resolve(model))
 
     return router
 

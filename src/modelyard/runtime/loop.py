@@ -18,10 +18,10 @@ from collections import deque
 from collections.abc import Iterable, Mapping, Sequence, Set
 from typing import Protocol
 
-from modelyard.core import planning
 from modelyard.core.errors import ModelyardError, ShuttingDown
 from modelyard.core.events import (
     Changed,
+    CostLearned,
     DevicesChanged,
     EngineCleared,
     EngineNews,
@@ -43,6 +43,7 @@ from modelyard.core.events import (
     WakeEngine,
 )
 from modelyard.core.footprints import AWAKE
+from modelyard.core.leaving import residue
 from modelyard.core.lifecycle import (
     EngineAsleep,
     EngineEvent,
@@ -57,7 +58,7 @@ from modelyard.core.names import Names
 from modelyard.core.policy import Policy
 from modelyard.core.scheduler import Scheduler
 from modelyard.core.specs import Device, Endpoint, ModelSpec, Need
-from modelyard.core.state import ModelState
+from modelyard.core.state import ModelState, ReplicaState
 from modelyard.core.views import DeviceView, Event, LineView, LogView, ModelView
 from modelyard.devices.base import Reading
 from modelyard.engines.base import Engine
@@ -102,7 +103,8 @@ class Loop:
         self.scheduler = Scheduler(policy, devices)
         self.names = Names(())
         self.broadcast = broadcast
-        self.runs: dict[str, EngineRun] = {}
+        self.runs: dict[tuple[str, int], EngineRun] = {}
+        """The engines that run, by model and number of the run."""
         self.readings: Mapping[str, Reading] = {}
         """What the probes said last, by device."""
         self._last_runs: dict[str, EngineRun] = {}
@@ -131,21 +133,25 @@ class Loop:
         """Requests that wait for a model."""
         return len(self._waiters)
 
-    def lease(self, model: str) -> Lease | None:
-        """A lease on a ready engine, without waiting; None if the request has to wait."""
-        now = self._loop.time()
-        if self.scheduler.lease(model, now) is None:
-            return None
-        return self._new_lease(model)
+    def lease(self, model: str, prefix: int | None = None) -> Lease | None:
+        """A lease on a ready engine, without waiting; None if the request has to wait.
 
-    def wait(self, model: str, waiter: Waiter) -> int:
-        """Queue a request; `waiter` hears of its grant or refusal, perhaps before this returns."""
+        `prefix` is a hash of the beginning of the prompt: like ones go to the same replica.
+        """
+        run = self.scheduler.lease(model, self._loop.time(), prefix)
+        return None if run is None else self._new_lease(model, run)
+
+    def wait(self, model: str, waiter: Waiter, key: str = "", priority: int = 0) -> int:
+        """Queue a request; `waiter` hears of its grant or refusal, perhaps before this returns.
+
+        Requests of one `key` share their turns; a higher `priority` is served first.
+        """
         ticket = next(self._tickets)
         if self._closing:
             waiter.refused(ShuttingDown())
             return ticket
         self._waiters[ticket] = waiter
-        self.post(RequestWaits(model, ticket))
+        self.post(RequestWaits(model, ticket, key, priority))
         return ticket
 
     def leave(self, model: str, ticket: int) -> None:
@@ -158,9 +164,9 @@ class Loop:
     def view(self, slot: ModelState) -> ModelView:
         """What the admin API says of a model now."""
         model = slot.spec.id
+        runs = {run.run: run for run in self.runs.values() if run.spec.id == model}
         last = self._last_runs.get(model)
-        now = self._loop.time()
-        return view_model(slot, self.runs.get(model), last, self.scheduler, now, time.time())
+        return view_model(slot, runs, last, self.scheduler, self._loop.time(), time.time())
 
     def view_log(self, model: str, lines: int) -> LogView:
         """The newest lines of a model's running or last engine."""
@@ -185,17 +191,16 @@ class Loop:
 
     async def sample(self) -> Sample:
         """Read the devices now, and decide by what they hold."""
-        models = self.scheduler.models
         holders = [
             Holder(
-                model,
+                replica.key,
                 run.placement.claims_mib,
-                models[model].state is State.READY,
+                replica.state is State.READY,
                 run.pids,
                 run.reported_mib,
             )
-            for model, run in self.runs.items()
-            if model in models
+            for run in self.runs.values()
+            if (replica := self._replica(run)) is not None
         ]
         sample = await self._sampler.sample(holders)
         self._sampled(sample, {holder.model for holder in holders if holder.is_ready})
@@ -210,8 +215,9 @@ class Loop:
     def _strangers(self) -> Need:
         return {device.id: device.strangers_mib for device in self.scheduler.devices}
 
-    def _residue(self, model: str, level: int) -> Need:
-        return planning.residue(self.scheduler.models[model], level)
+    def _residue(self, key: str, level: int) -> Need:
+        runs = (self._replica(run) for run in self.runs.values())
+        return next((residue(each, level) for each in runs if each and each.key == key), {})
 
     def _sampled(self, sample: Sample, ready: Set[str]) -> None:
         """The devices were read: decide by what they hold now.
@@ -221,13 +227,18 @@ class Loop:
         self.readings = sample.readings
         if _differ(self.scheduler.devices, sample.devices):
             self.post(DevicesChanged(sample.devices))
-        for model, used in sample.used_mib.items():
-            slot, run = self.scheduler.models.get(model), self.runs.get(model)
-            if slot is None or run is None or slot.state is not State.READY or model not in ready:
+        for run in self.runs.values():
+            replica = self._replica(run)
+            used = sample.used_mib.get(replica.key) if replica is not None else None
+            if replica is None or used is None or replica.state is not State.READY:
                 continue
-            if used != slot.used_mib:
-                self.post(MemoryMeasured(model, run.run, used))
-                self._tasks.spawn(self._learn(run, AWAKE, used), f"learn from {model}")
+            if replica.key in ready and used != replica.used_mib:
+                self.post(MemoryMeasured(run.spec.id, run.run, used))
+                self._tasks.spawn(self._learn(run, AWAKE, used), f"learn from {replica.key}")
+
+    def _replica(self, run: EngineRun) -> ReplicaState | None:
+        slot = self.scheduler.models.get(run.spec.id)
+        return slot.replica_of(run.run) if slot is not None else None
 
     async def _learn(self, run: EngineRun, level: int, used: Need) -> None:
         spec, placed = run.spec, run.placement
@@ -246,7 +257,7 @@ class Loop:
                 self._apply(self._inbox.popleft())
         finally:
             self._busy = False
-        self._arm(self.scheduler.next_timer(self._loop.time()))
+        self._arm(self.scheduler.next_timer())
 
     async def close(self, deadline_s: float) -> None:
         """Stop everything: let requests in flight end for at most `deadline_s`, then cut them."""
@@ -284,21 +295,24 @@ class Loop:
             case StartEngine():
                 self._start(action)
             case StopEngine() | SuspendEngine() | WakeEngine():
-                run = self.runs.get(action.model)
-                if run is not None and run.run == action.run:
+                run = self.runs.get((action.model, action.run))
+                if run is not None:
                     _tell(run, action)
-            case Grant(ticket, model):
+            case Grant(ticket, model, number):
                 waiter = self._waiters.pop(ticket, None)
                 if waiter is None:
-                    self._new_lease(model).close(served=True)
+                    self._new_lease(model, number).close(served=True)
                 else:
-                    waiter.granted(self._new_lease(model))
+                    waiter.granted(self._new_lease(model, number))
             case Refuse(ticket, error):
                 waiter = self._waiters.pop(ticket, None)
                 if waiter is not None:
                     waiter.refused(error)
             case Changed(model):
                 self._publish(model)
+            case CostLearned():
+                spec = self.scheduler.models[action.model].spec
+                self._tasks.spawn(self._learning.took(spec, action), f"learn from {spec.id}")
 
     def _start(self, start: StartEngine) -> None:
         engine = self._engines[start.spec.engine]
@@ -314,7 +328,7 @@ class Loop:
             on_line=self._heard,
             on_progress=self._progressed,
         )
-        self.runs[start.spec.id] = self._last_runs[start.spec.id] = run
+        self.runs[start.spec.id, start.run] = self._last_runs[start.spec.id] = run
         log.info(
             "model %s: starting run %d at %s with profile %s",
             start.spec.id,
@@ -332,25 +346,29 @@ class Loop:
             log.exception("model %s: run %d broke", run.spec.id, run.run)
             news = EngineExited(run.run, f"internal error: {error!r}", permanent=True)
         finally:
-            if self.runs.get(run.spec.id) is run:
-                del self.runs[run.spec.id]
+            del self.runs[run.spec.id, run.run]
             self.stops += 1
             why = f": {news.reason}" if news.reason else ""
             log.info("model %s: run %d ended%s", run.spec.id, run.run, why)
             self.post(EngineNews(run.spec.id, news))
+            slot = self.scheduler.models.get(run.spec.id)
+            if slot is not None:
+                asked = self._learning.asked(run.spec.id, slot.demand, self._loop.time())
+                self._tasks.spawn(asked, f"remember the demand of {run.spec.id}")
 
     def _news(self, run: EngineRun, news: EngineEvent) -> None:
         model = run.spec.id
         match news:
             case EngineReady():
-                slot = self.scheduler.models.get(model)
-                woke = slot is not None and slot.state is State.WAKING
+                replica = self._replica(run)
+                woke = replica is not None and replica.state is State.WAKING
                 self.wakes += woke
                 self.loads += not woke
                 log.info("model %s: run %d is %s", model, run.run, "awake" if woke else "ready")
             case EngineAsleep(_, held_mib):
                 self.sleeps += 1
-                slept = self.scheduler.models[model].replica.level
+                replica = self._replica(run)
+                slept = replica.life.level if replica is not None else 0
                 self._tasks.spawn(self._learn(run, slept, held_mib), f"learn from {model}")
                 log.info("model %s: run %d sleeps and keeps %s", model, run.run, dict(held_mib))
             case SleepFailed(_, reason) | WakeFailed(_, reason):
@@ -379,8 +397,8 @@ class Loop:
         else:
             self.broadcast.publish(Event("models", self.view(slot)))
 
-    def _new_lease(self, model: str) -> Lease:
-        upstream = self.runs[model].upstream
+    def _new_lease(self, model: str, run: int) -> Lease:
+        upstream = self.runs[model, run].upstream
         upstream.leases += 1
         return Lease(upstream, self._release)
 
@@ -390,7 +408,7 @@ class Loop:
         for action in self.scheduler.release(upstream.model, upstream.run, now, served=served):
             self._perform(action)
         if not upstream.leases:
-            self._arm(self.scheduler.idle_deadline(upstream.model))
+            self._arm(self.scheduler.next_timer())
 
     def _arm(self, due: float) -> None:
         """Have a timer fire at `due` at the latest.

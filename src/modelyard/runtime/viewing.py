@@ -8,27 +8,28 @@ from modelyard.core import placement
 from modelyard.core.explain import why_waiting
 from modelyard.core.lifecycle import State
 from modelyard.core.scheduler import Scheduler
-from modelyard.core.state import ModelState
-from modelyard.core.views import DeviceView, ModelView, ShareView
+from modelyard.core.state import ModelState, ReplicaState
+from modelyard.core.views import DeviceView, ModelView, ReplicaView, ShareView
 from modelyard.devices.base import Reading
 from modelyard.runtime.engine_run import EngineRun
 
 
 def view_model(
     slot: ModelState,
-    run: EngineRun | None,
+    runs: Mapping[int, EngineRun],
     last: EngineRun | None,
     scheduler: Scheduler,
     now: float,
     wall: float,
 ) -> ModelView:
-    """One model now, with its present run and its last one, which may be the same.
+    """One model now, with its present runs by number, and its last one.
 
     `now` is the scheduler's clock, `wall` the same moment since the epoch.
     """
-    spec, ready = slot.spec, slot.state is State.READY
+    spec, replica = slot.spec, slot.best
+    run, ready = runs.get(replica.life.run), replica.state is State.READY
     why = why_waiting(scheduler.models, scheduler.devices, spec.id, now) if slot.wanted else None
-    progress = run.progress if run is not None and slot.state is State.STARTING else None
+    progress = run.progress if run is not None and replica.state is State.STARTING else None
     found, _ = placement.candidates(spec, scheduler.devices, slot.footprints)
     return ModelView(
         id=spec.id,
@@ -42,38 +43,58 @@ def view_model(
         pinned=spec.pinned,
         preload=spec.preload,
         priority=spec.priority,
-        profile=slot.placement.profile if slot.placement else None,
+        profile=replica.placement.profile if replica.placement else None,
         passed_over=list(slot.passed_over),
         memory_mib=dict(slot.held_mib),
-        sleep_level=slot.replica.level if slot.state is State.ASLEEP else 0,
+        sleep_level=replica.life.level if replica.state is State.ASLEEP else 0,
         sleep_levels=slot.sleep_levels,
-        used_mib={} if slot.asleep_mib else dict(slot.used_mib),
-        run=slot.replica.run,
+        used_mib={} if replica.asleep_mib else dict(replica.used_mib),
+        run=replica.life.run,
         pid=run.pid if run else None,
         in_flight=slot.in_flight,
         queued=len(slot.queue),
-        idle_s=round(now - slot.last_used, 3) if slot.idle else None,
-        last_used_at=round(wall - (now - slot.last_used), 3) if last else None,
-        ready_s=round(now - slot.ready_since, 3) if ready else None,
+        idle_s=round(now - replica.last_used, 3) if replica.is_idle else None,
+        last_used_at=round(wall - (now - replica.last_used), 3) if last else None,
+        ready_s=round(now - replica.ready_since, 3) if ready else None,
         phase=progress.phase if progress else None,
         percent=progress.percent if progress else None,
         waiting_for=why,
-        reason=slot.replica.reason or None,
-        failures=slot.replica.failures,
+        reason=replica.life.reason or None,
+        failures=replica.life.failures,
         log_path=str(last.log.path) if last and last.log else None,
+        replicas=[_view_replica(each, runs) for each in slot.replicas if slot.replicas[1:]],
+    )
+
+
+def _view_replica(replica: ReplicaState, runs: Mapping[int, EngineRun]) -> ReplicaView:
+    run = runs.get(replica.life.run)
+    return ReplicaView(
+        number=replica.number,
+        state=replica.state.value,
+        run=replica.life.run,
+        pid=run.pid if run else None,
+        in_flight=replica.in_flight,
+        profile=replica.placement.profile if replica.placement else None,
+        memory_mib=dict(replica.held_mib),
+        used_mib=dict(replica.asleep_mib or replica.used_mib),
     )
 
 
 def view_devices(scheduler: Scheduler, readings: Mapping[str, Reading]) -> list[DeviceView]:
     """The devices, who holds what there by claim, and what they really hold."""
-    slots = [slot for slot in scheduler.models.values() if slot.placement is not None]
+    holders = [
+        replica
+        for slot in scheduler.models.values()
+        for replica in slot.replicas
+        if replica.placement is not None
+    ]
     views = []
     for device in scheduler.devices:
         reading = readings.get(device.id)
         shares = [
-            ShareView(slot.spec.id, slot.state.value, held, _really(slot, device.id))
-            for slot in slots
-            if (held := slot.held_mib.get(device.id)) is not None
+            ShareView(each.key, each.state.value, held, _really(each, device.id))
+            for each in holders
+            if (held := each.held_mib.get(device.id)) is not None
         ]
         views.append(
             DeviceView(
@@ -85,7 +106,7 @@ def view_devices(scheduler: Scheduler, readings: Mapping[str, Reading]) -> list[
                 capacity_mib=device.capacity_mib,
                 ceiling_mib=device.most_mib,
                 strangers_mib=device.strangers_mib,
-                claimed_mib=sum(slot.held_mib.get(device.id, 0) for slot in slots),
+                claimed_mib=sum(each.held_mib.get(device.id, 0) for each in holders),
                 shares=shares,
                 used_mib=reading.used_mib if reading else None,
                 utilisation=reading.utilisation if reading else None,
@@ -97,9 +118,9 @@ def view_devices(scheduler: Scheduler, readings: Mapping[str, Reading]) -> list[
     return views + [_unusable(reading) for reading in readings.values() if reading.failure]
 
 
-def _really(slot: ModelState, device: str) -> int | None:
+def _really(replica: ReplicaState, device: str) -> int | None:
     """What the replica was last seen to hold on a device, awake or asleep."""
-    return (slot.asleep_mib or slot.used_mib).get(device)
+    return (replica.asleep_mib or replica.used_mib).get(device)
 
 
 def _unusable(reading: Reading) -> DeviceView:

@@ -1,4 +1,5 @@
-"""What a server remembers when it is gone: today what models really took, later the ledger.
+"""What a server remembers when it is gone: what models really took, in
+memory and in time, and how much they were asked; later the ledger.
 
 Laws of this package:
 - The store serves, it never decides: a server whose store cannot be opened goes on with
@@ -11,7 +12,16 @@ Laws of this package:
 """
 
 from modelyard.store.database import Store
+from modelyard.store.demands import RememberedDemand
 from modelyard.store.errors import StoreError
 from modelyard.store.footprints import Footprint, FootprintKey, Measured, claim_mib
 
-__all__ = ["Footprint", "FootprintKey", "Measured", "Store", "StoreError", "claim_mib"]
+__all__ = [
+    "Footprint",
+    "FootprintKey",
+    "Measured",
+    "RememberedDemand",
+    "Store",
+    "StoreError",
+    "claim_mib",
+]

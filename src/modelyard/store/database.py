@@ -22,6 +22,7 @@ from modelyard.store.errors import StoreError
 if TYPE_CHECKING:
     from sqlalchemy import Connection, Engine
 
+    from modelyard.store.experience import ExperienceTable
     from modelyard.store.footprint_table import FootprintTable
 
 _log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ MEMORY = "in memory"
 BUSY_S = 5.0
 """How long to wait for another process that is writing to the same database."""
 
-CHECKED_TABLES = ("footprints",)
+CHECKED_TABLES = ("footprints", "durations", "demands")
 """Read as a whole at every start, and small: looked through when the store is opened."""
 
 
@@ -39,8 +40,11 @@ class Store:
 
     footprints: FootprintTable
     """What models really took."""
+    experience: ExperienceTable
+    """What changes of their replicas take, and how much they are asked."""
 
     def __init__(self, engine: Engine, name: str) -> None:
+        from modelyard.store.experience import ExperienceTable
         from modelyard.store.footprint_table import FootprintTable
 
         self._engine = engine
@@ -48,6 +52,7 @@ class Store:
         self._lock = threading.Lock()
         self._closed = False
         self.footprints = FootprintTable(self._transaction)
+        self.experience = ExperienceTable(self._transaction)
 
     def __repr__(self) -> str:
         return f"<Store {self._name}{', closed' if self._closed else ''}>"

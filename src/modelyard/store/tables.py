@@ -31,3 +31,32 @@ FOOTPRINTS = Table(
     CheckConstraint("seen >= 1", name="footprints_seen"),
 )
 """One row for each position of each key."""
+
+DURATIONS = Table(
+    "durations",
+    METADATA,
+    Column("model", String, primary_key=True),
+    Column("profile", String, primary_key=True),
+    Column("engine", String, primary_key=True),
+    Column("engine_version", String, primary_key=True),
+    Column("options_digest", String, primary_key=True),
+    Column("device_kind", String, primary_key=True),
+    Column("state", String, primary_key=True),  # the step: start, stop, sleep 1, wake 1, …
+    Column("seconds", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    CheckConstraint("seconds >= 0", name="durations_seconds"),
+)
+"""What bringing a model up, and having it leave, is expected to take."""
+
+DEMANDS = Table(
+    "demands",
+    METADATA,
+    Column("model", String, primary_key=True),
+    Column("rate", Float, nullable=False),  # requests per second at updated_at
+    Column("service_s", Float, nullable=False),
+    Column("ended", Float, nullable=False),
+    Column("updated_at", Float, nullable=False),
+    CheckConstraint("rate >= 0", name="demands_rate"),
+    CheckConstraint("service_s >= 0", name="demands_service_s"),
+)
+"""How often each model was asked, and how long it worked on a request."""

@@ -159,9 +159,13 @@ class Planner:
         assert reservation is not None, "only for a replica with a reservation"
         claims = reservation.placement.claims_mib
         soon = dict(self._soon)
-        for leaver, level in reservation.leaving:
-            if leaver.promised_to == replica.spec.id and leaver.state not in GOING:
-                placement.give(soon, gives(leaver, level))
+        leaving = [
+            (leaver, level)
+            for leaver, level in reservation.leaving
+            if leaver.promised_to == replica.spec.id and leaver.state not in GOING
+        ]
+        for leaver, level in leaving:
+            placement.give(soon, gives(leaver, level))
         present = replica.model.wanted and self._gpus.issuperset(claims.keys() - {HOST_DEVICE})
         if not present or not placement.fits(claims, soon):
             self.plan.steps.append(Unreserve(replica))
@@ -169,7 +173,7 @@ class Planner:
         self._soon.clear()
         self._soon.update(soon)
         placement.take(self._soon, claims)
-        self._pursue(replica, reservation)
+        self._pursue(replica, reservation.placement, leaving)
         return True
 
     def _reserve(
@@ -182,23 +186,29 @@ class Planner:
         pairs = tuple((offer.replica, offer.level) for offer in leaving)
         reservation = Reservation(chosen, self._now, pairs)
         self.plan.steps.append(Reserve(replica, reservation))
-        self._pursue(replica, reservation)
+        self._pursue(replica, chosen, pairs)
 
-    def _pursue(self, replica: ReplicaState, reservation: Reservation) -> None:
-        """Begin what can begin now: the start itself, or else the leaving of those who are idle."""
-        claims = reservation.placement.claims_mib
+    def _pursue(
+        self,
+        replica: ReplicaState,
+        chosen: Placement,
+        leaving: Iterable[tuple[ReplicaState, int]],
+    ) -> None:
+        """Begin what can begin now: the start itself, or else the leaving of those who are idle.
+
+        `leaving` are those who have not begun to leave.
+        """
+        claims = chosen.claims_mib
         if placement.fits(claims, self._left):
             if self._moving.isdisjoint(claims):
                 placement.take(self._left, claims)
                 self._moving |= self._gpus.intersection(claims)
                 asleep = replica.state is State.ASLEEP
-                chosen = reservation.placement
                 self.plan.steps.append(Wake(replica) if asleep else Start(replica, chosen))
             return
-        for leaver, level in reservation.leaving:
+        for leaver, level in leaving:
             gpus = self._gpus.intersection(leaver.held_mib)
-            still = leaver.state in (State.READY, State.ASLEEP) and not leaver.in_flight
-            if still and self._moving.isdisjoint(gpus):
+            if not leaver.in_flight and self._moving.isdisjoint(gpus):
                 self._moving |= gpus
                 why = f"to make room for {replica.spec.id}"
                 self.plan.steps.append(Leave(leaver, self._possible(leaver, level), why))

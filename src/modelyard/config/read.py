@@ -101,8 +101,11 @@ def _events(text: str) -> Iterator[Event]:
             yield event
     except MarkedYAMLError as error:
         mark = error.problem_mark
-        what = " ".join(str(error.problem).split())
-        raise Unreadable(mark.line + 1, mark.column + 1, f"not valid YAML: {what}") from error
+        # One of ruamel's errors (an uneven block scalar) has its place inside its text alone.
+        what = " ".join(str(error.problem or error.context).partition(' in "<')[0].split())
+        column = mark.column + 1 if mark else None
+        line = mark.line + 1 if mark else line
+        raise Unreadable(line, column, f"not valid YAML: {what}") from error
     except ReaderError as error:
         before = text[: error.position]
         line, column = before.count("\n") + 1, len(before) - before.rfind("\n")

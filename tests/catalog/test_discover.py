@@ -7,12 +7,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from tests.catalog.checkpoints import checkpoint as whole_folder
 
 from modelyard.catalog import checkpoint
 from modelyard.catalog.checkpoint import HeaderCache
-from modelyard.catalog.discover import Catalog, complete, scan
+from modelyard.catalog.discover import Catalog, scan
 from modelyard.catalog.errors import BadModelFile
 from modelyard.catalog.folders import Problem, Walk
+from modelyard.catalog.specs import complete
 from modelyard.core.specs import ModelSpec, Profile, Task
 
 if TYPE_CHECKING:
@@ -192,7 +194,7 @@ def test_a_walk_ends_after_so_many_entries_and_says_so(folder: Folder) -> None:
         folder.raw(f"{number:02d}.txt", b"")
     walk = Walk(max_entries=10)
 
-    assert list(walk.files([folder.path, folder.path])) == []
+    assert [len(found.files) for found in walk.folders([folder.path, folder.path])] == [10]
     assert walk.problems == [
         Problem(folder.path, "more than 10 entries; the rest was not looked at")
     ]
@@ -324,3 +326,51 @@ def test_what_is_no_model_cannot_be_declared(folder: Folder) -> None:
         complete(declared(folder.path))
     with pytest.raises(BadModelFile, match="model 'mine' names no file"):
         complete(ModelSpec("mine", "llamacpp", frozenset()))
+
+
+def test_a_declared_folder_is_completed_for_its_engine(tmp_path: Path) -> None:
+    place = whole_folder(tmp_path / "m", template=True)
+
+    def completed(**options: int | str | bool) -> ModelSpec:
+        return complete(ModelSpec("m", "vllm", frozenset(), source=str(place), options=options))
+
+    plain = completed()
+    assert plain.tasks == {Task.CHAT, Task.COMPLETION}
+    assert (plain.source, plain.context_length) == (str(place), 2048)
+    assert plain.estimate_mib is not None
+    assert completed(max_model_len=1024).estimate_mib == plain.estimate_mib
+    wide = completed(**{"max-num-batched-tokens": 65536}).estimate_mib
+    assert wide is not None
+    assert wide > plain.estimate_mib + 50
+
+
+def test_a_repository_s_id_and_an_engine_without_files_are_left_alone() -> None:
+    by_id = ModelSpec("m", "vllm", frozenset(), source="Qwen/Qwen3-8B")
+    command = ModelSpec("m", "command", frozenset(), source="/nowhere")
+
+    assert complete(by_id) is by_id
+    assert complete(command) is command
+
+
+def test_a_broken_folder_cannot_be_declared(tmp_path: Path) -> None:
+    place = whole_folder(tmp_path / "m", shards=2)
+    (place / "model-00002-of-00002.safetensors").unlink()
+
+    with pytest.raises(BadModelFile, match="1 of its 2 weight files are missing"):
+        complete(ModelSpec("m", "vllm", frozenset(), source=str(place)))
+
+
+@pytest.mark.parametrize("option", ["mmproj", "cache_type_k"])
+def test_projectors_and_caches_of_other_precision_count(folder: Folder, option: str) -> None:
+    projector = folder.raw("mmproj.gguf", bytes(2**20))
+    long = {"ctx_size": 2048 + 102_400}
+    path = folder.write()
+    plain = complete(declared(path, **long)).estimate_mib
+    value = str(projector) if option == "mmproj" else "q8_0"
+
+    other = complete(declared(path, **long, **{option: value})).estimate_mib
+
+    assert plain is not None
+    assert other is not None
+    # half of the cache is keys, which take 34 instead of 64 bytes
+    assert other - plain == (257 if option == "mmproj" else -24)

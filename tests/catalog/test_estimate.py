@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from modelyard.catalog.estimate import PROCESS_MIB, Estimate, estimate
+from modelyard.catalog.estimate import PROCESS_MIB, estimate
 from modelyard.catalog.ggml import KNOWN_TYPES
 from modelyard.catalog.gguf import read_header
+from modelyard.catalog.terms import Estimate
 from modelyard.core.specs import Task
 
 if TYPE_CHECKING:

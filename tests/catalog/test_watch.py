@@ -97,3 +97,47 @@ async def test_it_ends_when_it_is_told_to_whether_or_not_the_folder_exists(tmp_p
             await news.quiet()
 
         assert news.stop.is_set()
+
+
+async def test_a_declared_file_outside_the_folders_is_watched_too(tmp_path: Path) -> None:
+    single = tmp_path / "home/model.gguf"
+    single.parent.mkdir()
+    found = 0
+    stop = asyncio.Event()
+
+    async def gather() -> None:
+        nonlocal found
+        async for _ in changes((), files=[single], stop=stop, presence_s=PRESENCE_S):
+            found += 1
+
+    async with asyncio.timeout(PATIENCE_S):
+        watching = asyncio.create_task(gather(), name="watching")
+        for change in (b"first", b"second, longer"):
+            before = found
+            while found == before:
+                single.write_bytes(change + bytes(found))
+                await asyncio.sleep(PRESENCE_S)
+        before = found
+        single.unlink()
+        while found == before:
+            await asyncio.sleep(PRESENCE_S)
+        stop.set()
+        await watching
+
+
+async def test_the_files_of_a_declared_folder_are_watched(tmp_path: Path) -> None:
+    place = tmp_path / "model"
+    place.mkdir()
+    stop = asyncio.Event()
+    news = changes((), files=[place], stop=stop, presence_s=PRESENCE_S)
+
+    async with asyncio.timeout(PATIENCE_S):
+        first = asyncio.create_task(anext(news), name="news")
+        number = 0
+        while not first.done():
+            (place / "config.json").write_bytes(bytes(number))
+            number += 1
+            await asyncio.sleep(PRESENCE_S)
+        await first
+        stop.set()
+        assert [item async for item in news] == []

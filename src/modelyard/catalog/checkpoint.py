@@ -2,60 +2,39 @@
 
 Laws of this file:
 - A split model is opened by its first file and is whole or not there at all.
-- What was read of an unchanged file is not read again (`HeaderCache`).
+- What was read of an unchanged file or folder is not read again (`HeaderCache`).
 """
 
 from __future__ import annotations
 
 import hashlib
-import threading
-from collections import OrderedDict
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Final, TypeAlias
+from typing import Final
 
 from modelyard.catalog.classify import Shard, Verdict, classify, shard_of
 from modelyard.catalog.errors import BadModelFile
+from modelyard.catalog.folder_checkpoint import FolderCheckpoint
 from modelyard.catalog.gguf import GgufHeader, read_header
+from modelyard.catalog.recent import Recent, stamp_of
 
 CACHED_HEADERS: Final = 256
 _NAMED_MISSING: Final = 3
 
-_Stamp: TypeAlias = tuple[str, int, int]
-"""Path, size and time of change in ns: equal as long as a file is unchanged."""
-
 
 class HeaderCache:
-    """Headers already read, by path, size and time of change; the longest unused goes first.
-
-    Refusals are remembered too. Safe to share between threads.
-    """
+    """GGUF headers and folders already read. Safe to share between threads."""
 
     def __init__(self, size: int = CACHED_HEADERS) -> None:
-        self._size = size
-        self._headers: OrderedDict[_Stamp, GgufHeader | BadModelFile] = OrderedDict()
-        self._lock = threading.Lock()
+        self._headers: Recent[GgufHeader] = Recent(size)
+        self.folders: Recent[FolderCheckpoint] = Recent(4 * size)
 
     def __repr__(self) -> str:
-        return f"<HeaderCache {len(self._headers)} of {self._size}>"
+        return f"<HeaderCache {len(self._headers)} of {self._headers.size}>"
 
     def read(self, path: Path) -> GgufHeader:
         """The header of the file at `path`. Raises BadModelFile, as `read_header` does."""
-        stamp = _stamp(path)
-        with self._lock:
-            known = self._headers.get(stamp)
-            if known is not None:
-                self._headers.move_to_end(stamp)
-        if known is None:
-            known = _outcome(path)
-            with self._lock:
-                self._headers[stamp] = known
-                while len(self._headers) > self._size:
-                    self._headers.popitem(last=False)
-        if isinstance(known, BadModelFile):
-            # A new one: the traceback of an exception that is raised again grows each time.
-            raise BadModelFile(path, known.reason, hint=known.hint)
-        return known
+        return self._headers.get(stamp_of(path), lambda: read_header(path))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +56,7 @@ def open_checkpoint(path: Path, headers: HeaderCache) -> Checkpoint:
     """
     shard = shard_of(path.name)
     files = (path,) if shard is None else _files_of(path, shard)
-    stamps = [_stamp(file) for file in files]
+    stamps = [stamp_of(file) for file in files]
     parts = [headers.read(file) for file in files]
     whole = replace(parts[0], tensors=tuple(tensor for part in parts for tensor in part.tensors))
     declared = whole.metadata.get("split.count")
@@ -115,21 +94,3 @@ def _files_of(path: Path, shard: Shard) -> tuple[Path, ...]:
             hint="put all files of a split model in one folder",
         )
     return tuple(path.with_name(name) for name in names)
-
-
-def _stamp(path: Path) -> _Stamp:
-    try:
-        status = path.stat()
-    except OSError as error:
-        raise BadModelFile(path, f"it cannot be read: {error.strerror or error}") from error
-    return (str(path), status.st_size, status.st_mtime_ns)
-
-
-def _outcome(path: Path) -> GgufHeader | BadModelFile:
-    try:
-        return read_header(path)
-    except BadModelFile as error:
-        if isinstance(error.__cause__, OSError):
-            # Permissions and disks recover without a change of the file.
-            raise
-        return error

@@ -1,4 +1,4 @@
-"""What a GGUF file is for, told from its header.
+"""What a model is for: the words for it, and how the header of a GGUF file tells it.
 
 Laws of this file:
 - Pure: a header and a file name in, a verdict out; the first rule that matches decides.
@@ -10,8 +10,10 @@ Laws of this file:
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from types import MappingProxyType
 from typing import Final
 
 from modelyard.catalog.gguf import GgufHeader, Omitted
@@ -23,6 +25,7 @@ POOLING_EMBEDDING: Final = (1, 2, 3)
 
 _CLASSIFIER_TENSORS: Final = frozenset({"cls.weight", "cls.output.weight"})
 _ENCODERS: Final = frozenset({"t5encoder"})
+_BASE_WORDS: Final = frozenset({"base", "pretrain", "pretrained"})
 _CODECS: Final = frozenset({"wavtokenizer-dec"})
 _SHARD: Final = re.compile(r"(?P<stem>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})\.gguf", re.I)
 
@@ -34,10 +37,47 @@ class Kind(StrEnum):
     PROJECTOR = "projector"
     """Turns images or sound into input for the model that lies beside it."""
     ADAPTER = "adapter"
+    DRAFT = "draft"
+    """Guesses ahead for a larger model (speculative decoding); of no use alone."""
     IMATRIX = "imatrix"
     VOCABULARY = "vocabulary"
     UNSERVED = "unserved"
-    """A model of a kind that the llama.cpp server does not serve."""
+    """A model of a kind that no engine here serves."""
+
+
+class Ability(StrEnum):
+    """What a model does, finer than the tasks that requests can name."""
+
+    CHAT = "chat"
+    BASE = "base"
+    """Goes on with a text; it was not taught to converse."""
+    EMBEDDING = "embedding"
+    RERANK = "rerank"
+    CLASSIFICATION = "classification"
+    """Labels or rewards: a number for each of several classes, or for how good an answer is."""
+    TRANSCRIPTION = "transcription"
+    SPEECH = "speech"
+    IMAGE = "image"
+    """Draws images. A model that looks at them has `Input.IMAGE`."""
+
+
+class Input(StrEnum):
+    """What a model takes besides text."""
+
+    IMAGE = "image"
+    AUDIO = "audio"
+    VIDEO = "video"
+
+
+TASKS: Final[Mapping[Ability, frozenset[Task]]] = MappingProxyType(
+    {
+        Ability.CHAT: frozenset({Task.CHAT, Task.COMPLETION}),
+        Ability.BASE: frozenset({Task.COMPLETION}),
+        Ability.EMBEDDING: frozenset({Task.EMBEDDING}),
+        Ability.RERANK: frozenset({Task.RERANK}),
+    }
+)
+"""The tasks of each ability; the others have no route yet."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +87,13 @@ class Verdict:
     kind: Kind
     tasks: frozenset[Task]
     reason: str
+    ability: Ability | None = None
+    inputs: frozenset[Input] = frozenset()
+
+
+def model_verdict(ability: Ability, reason: str, inputs: frozenset[Input] = frozenset()) -> Verdict:
+    """A model with this ability."""
+    return Verdict(Kind.MODEL, TASKS.get(ability, frozenset()), reason, ability, inputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,25 +151,25 @@ def _other_than_model(header: GgufHeader, file_name: str) -> Verdict | None:
 
 def _model(header: GgufHeader) -> Verdict:
     arch = header.architecture
-
-    def model(reason: str, *tasks: Task) -> Verdict:
-        return Verdict(Kind.MODEL, frozenset(tasks), reason)
-
     pooling = header.count("pooling_type")
     if pooling == POOLING_RANK:
-        return model(f"{arch}.pooling_type is 4 (rank)", Task.RERANK)
+        return model_verdict(Ability.RERANK, f"{arch}.pooling_type is 4 (rank)")
     classifier = _CLASSIFIER_TENSORS.intersection(tensor.name for tensor in header.tensors)
     if classifier:
-        return model(f"it has the tensor {min(classifier)}", Task.RERANK)
+        return model_verdict(Ability.RERANK, f"it has the tensor {min(classifier)}")
     if isinstance(header.of_model("classifier.output_labels"), Omitted | tuple):
-        return model(f"it has {arch}.classifier.output_labels", Task.RERANK)
+        return model_verdict(Ability.RERANK, f"it has {arch}.classifier.output_labels")
     if pooling in POOLING_EMBEDDING:
-        return model(f"{arch}.pooling_type is {pooling}", Task.EMBEDDING)
+        return model_verdict(Ability.EMBEDDING, f"{arch}.pooling_type is {pooling}")
     if not is_causal(header):
-        return model("its attention looks both ways", Task.EMBEDDING)
-    if "tokenizer.chat_template" in header.metadata:
-        return model("it has a chat template", Task.CHAT, Task.COMPLETION)
-    return model("it has no chat template", Task.COMPLETION)
+        return model_verdict(Ability.EMBEDDING, "its attention looks both ways")
+    if "tokenizer.chat_template" not in header.metadata:
+        return model_verdict(Ability.BASE, "it has no chat template")
+    finetune = header.metadata.get("general.finetune")
+    if isinstance(finetune, str) and finetune.lower() in _BASE_WORDS:
+        reason = f"general.finetune is {finetune}; its chat template was inherited"
+        return model_verdict(Ability.BASE, reason)
+    return model_verdict(Ability.CHAT, "it has a chat template")
 
 
 def is_causal(header: GgufHeader) -> bool:

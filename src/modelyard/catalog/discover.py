@@ -1,148 +1,300 @@
-"""Finds the models in folders, and completes declared models from their files.
+"""Finds the models in folders and in other programs' stores.
 
 Laws of this file:
 - One bad file is a `Problem` with its reason, never the end of a scan.
 - The same folders give the same models with the same ids in the same order.
-- A declaration wins over what the file says; only what it leaves open is filled in.
+- A name that two models would share belongs to the one whose id it is, else to the first.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping, Sequence
+from collections.abc import Collection, Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Final
 
+from modelyard.catalog import ollama, variants
 from modelyard.catalog.checkpoint import Checkpoint, HeaderCache, open_checkpoint
-from modelyard.catalog.classify import Kind, shard_of
+from modelyard.catalog.choice import Form, choose_engine
+from modelyard.catalog.classify import Ability, Kind, Verdict, shard_of
 from modelyard.catalog.errors import BadModelFile
-from modelyard.catalog.estimate import estimate
-from modelyard.catalog.folders import Problem, Walk
-from modelyard.core.defaults import CONTEXT_CHECKPOINTS
-from modelyard.core.specs import ModelSpec, OptionValue, Profile, Task
+from modelyard.catalog.folder_checkpoint import (
+    FolderCheckpoint,
+    is_model_folder,
+    other_than_model,
+    read_folder,
+)
+from modelyard.catalog.folders import Folder, Problem, Walk
+from modelyard.catalog.found import FoundModel, Origin
+from modelyard.catalog.quantization import of_gguf, without_quantization
+from modelyard.catalog.recent import stamps_of
+from modelyard.catalog.specs import spec_of
+from modelyard.catalog.stores import Repository, modelscope_id, repository_of
+from modelyard.core.specs import ModelSpec
 
-ENGINE: Final = "llamacpp"
-
-_CONTEXT_OPTIONS: Final = ("ctx_size", "n_ctx")
-_PARALLEL_OPTIONS: Final = ("parallel", "n_parallel")
-_UBATCH_OPTIONS: Final = ("ubatch_size", "n_ubatch")
-_CHECKPOINT_OPTIONS: Final = ("ctx_checkpoints", "n_ctx_checkpoints")
-_PROMPT_CACHE_OPTIONS: Final = ("cache_ram", "cache_ram_mib")
+SUFFIX: Final = ".gguf"
+DEFAULT_ENGINES: Final = ("llamacpp",)
 
 
 @dataclass(frozen=True, slots=True)
 class Catalog:
-    """What a scan found."""
+    """What a scan found: whole models that an engine here can run, and what is wrong with the
+    rest."""
 
-    models: tuple[ModelSpec, ...]
+    found: tuple[FoundModel, ...]
     problems: tuple[Problem, ...]
 
+    @property
+    def models(self) -> tuple[ModelSpec, ...]:
+        """The same models as the scheduler takes them."""
+        return tuple(spec_of(found) for found in self.found)
 
-def scan(dirs: Iterable[Path], *, headers: HeaderCache | None = None) -> Catalog:
-    """Find the models below `dirs`; hidden folders, projectors and adapters are passed over.
 
-    With `headers` from an earlier scan, files that did not change are not read again. Blocks on
-    the disk, so it is called off the event loop. A folder that is not there is a problem.
+def scan(
+    dirs: Iterable[Path],
+    *,
+    headers: HeaderCache | None = None,
+    engines: Collection[str] = DEFAULT_ENGINES,
+) -> Catalog:
+    """Find the models below `dirs` that one of `engines` can run.
+
+    A folder may hold GGUF files, folders of the Hugging Face kind, the hub's cache, ModelScope's,
+    or Ollama's store, at any depth up to `folders.MAX_DEPTH`; hidden folders are passed over, as
+    are projectors and adapters. With `headers` from an earlier scan, what did not change is not
+    read again. Blocks on the disk, so it is called off the event loop. A folder that is not there
+    is a problem.
     """
-    cache = HeaderCache() if headers is None else headers
-    walk = Walk()
-    models: dict[str, ModelSpec] = {}
-    problems: list[Problem] = []
-    for path in _first_files(walk.files(dirs), problems):
+    search = _Search(HeaderCache() if headers is None else headers, engines)
+    search.run(dirs)
+    return Catalog(tuple(_with_own_names(search.found)), (*search.walk.problems, *search.problems))
+
+
+class _Search:
+    def __init__(self, cache: HeaderCache, engines: Collection[str]) -> None:
+        self.walk = Walk()
+        self.found: dict[str, FoundModel] = {}
+        self.problems: list[Problem] = []
+        self._cache = cache
+        self._engines = engines
+
+    def run(self, dirs: Iterable[Path]) -> None:
+        for folder in self.walk.folders(dirs):
+            self._look(folder, None)
+
+    def _look(self, folder: Folder, repository: Repository | None) -> None:
+        if ollama.is_store(folder):
+            folder.below = False
+            self._ollama(folder)
+            return
+        inner = repository_of(folder) if repository is None else None
+        if inner is not None:
+            folder.below = False
+            self._repository(folder, inner)
+            return
+        other = other_than_model(folder.files)
+        if other is not None:
+            folder.below = False
+            self._other(folder.path, other)
+        elif is_model_folder(folder.files):
+            folder.below = False
+            self._folder(folder, repository)
+        self._ggufs(folder, repository)
+
+    def _repository(self, folder: Folder, repository: Repository) -> None:
+        if not repository.is_model or repository.snapshot is None:
+            return
+        before = len(self.found) + len(self.problems)
+        for inner in self.walk.folders([repository.snapshot]):
+            self._look(inner, repository)
+        if repository.unfinished and len(self.found) + len(self.problems) == before:
+            reason = "its download is not finished (there are .incomplete blobs)"
+            self.problems.append(Problem(folder.path, reason))
+
+    # ------------------------------------------------------------------------------ whole folders
+
+    def _folder(self, folder: Folder, repository: Repository | None) -> None:
+        scope = modelscope_id(folder)
+        name = repository.id if repository is not None else scope or folder.path.name
         try:
-            checkpoint = open_checkpoint(path, cache)
-            kind, reason = checkpoint.verdict.kind, checkpoint.verdict.reason
-            if kind is Kind.MODEL:
-                model = _spec(checkpoint, _free_id(path, models))
-                models[model.id] = model
-            elif kind is Kind.UNSERVED:
-                problems.append(Problem(path, f"the engine cannot serve it: {reason}"))
+            key = (name, stamps_of(folder.files.values()))
+            checkpoint = self._cache.folders.get(
+                key, lambda: read_folder(folder.path, name, folder.files)
+            )
         except BadModelFile as error:
-            advice = f" ({error.hint})" if error.hint else ""
-            problems.append(Problem(error.path, error.reason + advice))
-    return Catalog(tuple(models.values()), (*walk.problems, *problems))
+            unfinished = repository is not None and repository.unfinished
+            self._bad(error, " (its download is not finished)" if unfinished else "")
+            return
+        verdict = checkpoint.verdict
+        if verdict.kind is not Kind.MODEL or not verdict.tasks:
+            self._other(folder.path, verdict)
+            return
+        aliases: tuple[str, ...] = (name.rpartition("/")[2],)
+        origin = Origin.MODELSCOPE if repository is None else Origin.HUGGINGFACE
+        if repository is None and scope is None:
+            inside = folder.path.parent not in {folder.root, folder.root.parent}
+            origin = Origin.FOLDER
+            aliases = (f"{folder.path.parent.name}/{folder.path.name}",) if inside else ()
+        free = name if "/" in name else _free(name, folder.path.parents, self.found)
+        self._add(_of_folder(checkpoint, free, aliases, origin, self._engines))
 
+    # ---------------------------------------------------------------------------------- GGUF files
 
-def complete(spec: ModelSpec, *, headers: HeaderCache | None = None) -> ModelSpec:
-    """A declared model with what the GGUF file at its `source` tells filled in.
+    def _ggufs(self, folder: Folder, repository: Repository | None) -> None:
+        paths = [path for name, path in folder.files.items() if name.lower().endswith(SUFFIX)]
+        models: list[Checkpoint] = []
+        projectors: dict[Path, Checkpoint] = {}
+        for path in _first_files(paths, self.problems):
+            try:
+                checkpoint = open_checkpoint(path, self._cache)
+            except BadModelFile as error:
+                self._bad(error)
+                continue
+            if checkpoint.verdict.kind is Kind.MODEL:
+                models.append(checkpoint)
+            elif checkpoint.verdict.kind is Kind.PROJECTOR:
+                projectors[path] = checkpoint
+            else:
+                self._other(path, checkpoint.verdict)
+        beside = [model.files[0] for model in models]
+        for model in models:
+            chosen = variants.projector_for(model.files[0], beside, list(projectors))
+            projector = None if chosen is None else projectors[chosen]
+            names = _gguf_names(model.files[0], beside, repository)
+            origin = Origin.FOLDER if repository is None else Origin.HUGGINGFACE
+            self._gguf(model, names, origin, projector)
 
-    `source` becomes absolute and `revision` is always set; `tasks`, `estimate_mib` and
-    `context_length` only where the spec leaves them open. The estimate is that of the profile
-    that needs most, and honours the options `ctx_size` (or `n_ctx`), `parallel` (`n_parallel`),
-    `ubatch_size` (`n_ubatch`), `ctx_checkpoints` (`n_ctx_checkpoints`) and `cache_ram`
-    (`cache_ram_mib`).
-    Raises BadModelFile where there is no usable model file at `source`, or one of these options
-    is no number.
-    """
-    if spec.source is None:
-        raise BadModelFile(Path(), f"model {spec.id!r} names no file", hint="set its source")
-    path = Path(spec.source).expanduser().absolute()
-    checkpoint = open_checkpoint(path, HeaderCache() if headers is None else headers)
-    verdict = checkpoint.verdict
-    if verdict.kind is not Kind.MODEL:
-        raise BadModelFile(path, f"it is no model to be served ({verdict.kind}): {verdict.reason}")
-    return _filled(replace(spec, source=str(path)), checkpoint)
+    def _gguf(
+        self,
+        checkpoint: Checkpoint,
+        aliases: tuple[str, ...],
+        origin: Origin,
+        projector: Checkpoint | None,
+    ) -> None:
+        path = checkpoint.files[0]
+        model_id = _free(variants.stem_of(path), path.parents, self.found)
+        self._add(_of_gguf(checkpoint, model_id, aliases, origin, projector, self._engines))
 
+    def _ollama(self, folder: Folder) -> None:
+        for model in ollama.models_of(folder):
+            if isinstance(model, BadModelFile):
+                self._bad(model)
+                continue
+            try:
+                checkpoint = open_checkpoint(model.weights, self._cache)
+                beside = model.projector
+                projector = None if beside is None else open_checkpoint(beside, self._cache)
+            except BadModelFile as error:
+                self._bad(error, f" (the model {model.id} of Ollama)")
+                continue
+            if checkpoint.verdict.kind is not Kind.MODEL:
+                self._other(model.weights, checkpoint.verdict)
+                continue
+            self._add_ollama(model, checkpoint, projector)
 
-def _spec(checkpoint: Checkpoint, model_id: str) -> ModelSpec:
-    source = str(checkpoint.files[0])
-    return _filled(ModelSpec(model_id, ENGINE, frozenset(), source=source), checkpoint)
-
-
-def _filled(spec: ModelSpec, checkpoint: Checkpoint) -> ModelSpec:
-    tasks = spec.tasks or checkpoint.verdict.tasks
-    estimate_mib = spec.estimate_mib
-    if estimate_mib is None:
-        estimate_mib = max(
-            _estimate_mib(checkpoint, tasks, {**spec.options, **profile.options})
-            for profile in spec.profiles or (Profile("default"),)
+    def _add_ollama(
+        self, model: ollama.OllamaModel, checkpoint: Checkpoint, projector: Checkpoint | None
+    ) -> None:
+        foreign = ollama.only_for_ollama(checkpoint.header)
+        if foreign is not None:
+            self.problems.append(Problem(model.weights, f"{model.id}: {foreign}"))
+            return
+        found = _of_gguf(
+            checkpoint, model.id, model.aliases, Origin.OLLAMA, projector, self._engines
         )
-    return replace(
-        spec,
-        tasks=tasks,
-        estimate_mib=estimate_mib,
-        context_length=spec.context_length or checkpoint.header.count("context_length"),
+        remarks = found.remarks
+        if model.template and found.verdict.ability is Ability.BASE:
+            remarks += ("only Ollama has a chat template for it: set options.chat_template_file",)
+        self._add(replace(found, license=found.license or model.license, remarks=remarks))
+
+    # ------------------------------------------------------------------------------------ outcomes
+
+    def _add(self, found: FoundModel) -> None:
+        if found.engine.engine is None:
+            self.problems.append(Problem(found.source, f"not served: {found.engine.reason}"))
+        elif found.id not in self.found:
+            self.found[found.id] = found
+
+    def _other(self, path: Path, verdict: Verdict) -> None:
+        if verdict.kind is Kind.UNSERVED:
+            self.problems.append(Problem(path, f"the engine cannot serve it: {verdict.reason}"))
+        elif verdict.kind is Kind.MODEL:
+            reason = f"no route serves {verdict.ability} yet: {verdict.reason}"
+            self.problems.append(Problem(path, reason))
+
+    def _bad(self, error: BadModelFile, more: str = "") -> None:
+        advice = f" ({error.hint})" if error.hint else ""
+        self.problems.append(Problem(error.path, error.reason + advice + more))
+
+
+def _of_folder(
+    checkpoint: FolderCheckpoint,
+    model_id: str,
+    aliases: tuple[str, ...],
+    origin: Origin,
+    engines: Collection[str],
+) -> FoundModel:
+    form = Form.PICKLED if checkpoint.weights.pickled else Form.SAFETENSORS
+    method = None if checkpoint.quantization is None else checkpoint.quantization.method
+    card = checkpoint.description.card
+    return FoundModel(
+        id=model_id,
+        aliases=aliases,
+        source=checkpoint.folder,
+        origin=origin,
+        form=form,
+        verdict=checkpoint.verdict,
+        engine=choose_engine(form, checkpoint.verdict.ability, method, engines),
+        architecture=checkpoint.description.model_type,
+        quantization=checkpoint.label,
+        weight_bytes=checkpoint.weights.n_bytes,
+        parameters=checkpoint.weights.parameters,
+        context_length=checkpoint.context_length,
+        license=card.license,
+        base=model_id,
+        checkpoint=checkpoint,
         revision=checkpoint.revision,
+        remarks=checkpoint.description.remarks,
     )
 
 
-def _estimate_mib(
-    checkpoint: Checkpoint, tasks: frozenset[Task], options: Mapping[str, OptionValue]
-) -> int:
-    def number(names: Sequence[str]) -> int | None:
-        return _number(checkpoint.files[0], options, names)
+def _of_gguf(
+    checkpoint: Checkpoint,
+    model_id: str,
+    aliases: tuple[str, ...],
+    origin: Origin,
+    projector: Checkpoint | None,
+    engines: Collection[str],
+) -> FoundModel:
+    header, verdict = checkpoint.header, checkpoint.verdict
+    revision = checkpoint.revision
+    if projector is not None:
+        verdict = replace(verdict, inputs=variants.projector_inputs(projector.header))
+        revision += projector.revision
+    licensed = header.metadata.get("general.license")
+    return FoundModel(
+        id=model_id,
+        aliases=aliases,
+        source=checkpoint.files[0],
+        origin=origin,
+        form=Form.GGUF,
+        verdict=verdict,
+        engine=choose_engine(Form.GGUF, verdict.ability, None, engines),
+        architecture=header.architecture or "",
+        quantization=of_gguf(header),
+        weight_bytes=header.tensor_bytes,
+        parameters=sum(tensor.numbers for tensor in header.tensors),
+        context_length=header.count("context_length"),
+        license=licensed if isinstance(licensed, str) else None,
+        base=variants.base_name(checkpoint.files[0]),
+        checkpoint=checkpoint,
+        revision=revision,
+        projector=None if projector is None else projector.files[0],
+        projector_bytes=0 if projector is None else projector.file_bytes,
+        options=None if projector is None else {"mmproj": str(projector.files[0])},
+    )
 
-    checkpoints = number(_CHECKPOINT_OPTIONS)
 
-    return estimate(
-        checkpoint.header,
-        checkpoint.file_bytes,
-        context=number(_CONTEXT_OPTIONS),
-        parallel=number(_PARALLEL_OPTIONS) or 0,
-        ubatch=number(_UBATCH_OPTIONS) or 0,
-        checkpoints=CONTEXT_CHECKPOINTS if checkpoints is None else checkpoints,
-        prompt_cache_mib=number(_PROMPT_CACHE_OPTIONS) or 0,
-        tasks=tasks,
-    ).total_mib
-
-
-def _number(path: Path, options: Mapping[str, OptionValue], names: Sequence[str]) -> int | None:
-    """The option with one of these names; below 0 is 0, which leaves the choice to llama.cpp.
-
-    The last one counts: those of a profile come after those of its model.
-    """
-    for name, value in reversed(list(options.items())):
-        if value is None or name.replace("-", "_") not in names:
-            continue
-        if isinstance(value, int) and not isinstance(value, bool):
-            return max(0, value)
-        if isinstance(value, str) and value.removeprefix("-").isdecimal():
-            return max(0, int(value))
-        raise BadModelFile(path, f"the option {name} is {value!r}, which is no whole number")
-    return None
-
-
-def _first_files(files: Iterable[Path], problems: list[Problem]) -> Iterable[Path]:
+def _first_files(files: Iterable[Path], problems: list[Problem]) -> Iterator[Path]:
     """One file for each model; of split models whose first file is missing, a problem for each."""
     firsts: set[tuple[Path, str, int]] = set()
     for path in files:
@@ -162,12 +314,37 @@ def _first_files(files: Iterable[Path], problems: list[Problem]) -> Iterable[Pat
             problems.append(Problem(path, f"the first file of its model, {missing}, is missing"))
 
 
-def _free_id(path: Path, taken: Container[str]) -> str:
-    """The file's name without suffix; with the names of folders above it where that is taken."""
-    shard = shard_of(path.name)
-    model_id = path.stem if shard is None else shard.stem
-    for folder in path.parents:
-        if model_id not in taken:
+def _gguf_names(
+    path: Path, beside: Sequence[Path], repository: Repository | None
+) -> tuple[str, ...]:
+    """More names of a GGUF file: what it has in common with its quantisations, if people would
+    mean this one; in a repository, its id and `ID:QUANTISATION` as llama.cpp writes it."""
+    base = variants.base_name(path)
+    same = [other for other in beside if variants.base_name(other) == base]
+    quantization = without_quantization(variants.stem_of(path))[1]
+    names: list[str] = []
+    if path == variants.preferred(same) and quantization is not None:
+        names.append(base)
+        if repository is not None and len(same) == len(beside):
+            names.append(repository.id)
+    if repository is not None and quantization is not None:
+        names.append(f"{repository.id}:{quantization}")
+    return tuple(names)
+
+
+def _free(name: str, folders: Iterable[Path], taken: Container[str]) -> str:
+    """The name; with the names of folders above it where it is taken."""
+    for folder in folders:
+        if name not in taken:
             break
-        model_id = f"{folder.name}/{model_id}"
-    return model_id
+        name = f"{folder.name}/{name}"
+    return name
+
+
+def _with_own_names(found: dict[str, FoundModel]) -> Iterator[FoundModel]:
+    """The models without aliases that are another's id, or an earlier one's alias."""
+    taken = set(found)
+    for model in found.values():
+        own = tuple(dict.fromkeys(name for name in model.aliases if name not in taken))
+        taken.update(own)
+        yield replace(model, aliases=own)

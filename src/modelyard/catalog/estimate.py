@@ -28,20 +28,21 @@ of 2 to 1000 MiB: llama, qwen3, qwen3moe, gemma3 and bert shapes in 19 number fo
 (MiB.) No estimate was below the memory measured. None was more than 48 MiB above it, or 10 % where
 the engine held more than 500 MiB, except where it kept fewer checkpoints than it may. Weights stay
 resident twice where they are repacked, because the mapped pages they were copied from remain.
-Caches of other precision, draft models and projectors are not counted.
+Draft models are not counted.
 """
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Final
 
+from modelyard.catalog.attention import Keeps
+from modelyard.catalog.attention_gguf import attention_of
 from modelyard.catalog.classify import classify, is_causal
 from modelyard.catalog.gguf import GgufHeader, Omitted, TensorInfo
 from modelyard.catalog.kv import Room, checkpoint_memory, context_memory, room_for, window_cells
+from modelyard.catalog.terms import HEADERS, MIB, Estimate, Term
 from modelyard.core.defaults import CONTEXT_CHECKPOINTS, READING, context_tokens
 from modelyard.core.specs import Task
 
@@ -49,8 +50,6 @@ FALLBACK_CONTEXT: Final = 4096
 """Tokens, for a file that does not say what it was trained with."""
 DEFAULT_UBATCH: Final = 512
 """Tokens that llama.cpp computes at once while it writes text."""
-MIB: Final = 2**20
-
 PROCESS_MIB: Final = 40.0
 """Interpreter, libraries and HTTP server without a model."""
 TOKEN_BYTES: Final = 230
@@ -59,28 +58,10 @@ MERGE_BYTES: Final = 270
 REPACKED_TYPES: Final = frozenset({"Q4_0", "Q4_K", "IQ4_NL", "MXFP4"})
 """Formats that the wheel's x86 build (AVX2) copies into another order."""
 
+_CACHES: Final = "header values; llama.cpp's caches"
+_MEASURED: Final = "fitted to llama.cpp's own buffers and to resident memory"
+
 _ATTENTION_INPUTS: Final = frozenset({"q.weight", "k.weight", "v.weight", "qkv.weight"})
-
-
-@dataclass(frozen=True, slots=True)
-class Term:
-    """One part of the memory: what it is, how much, and how that was reckoned."""
-
-    name: str
-    mib: float
-    formula: str
-
-
-@dataclass(frozen=True, slots=True)
-class Estimate:
-    """The memory of one engine, part by part; `context` is what it makes room for, in tokens."""
-
-    terms: tuple[Term, ...]
-    context: int
-
-    @property
-    def total_mib(self) -> int:
-        return math.ceil(sum(term.mib for term in self.terms))
 
 
 def estimate(
@@ -93,6 +74,9 @@ def estimate(
     checkpoints: int = CONTEXT_CHECKPOINTS,
     prompt_cache_mib: int = 0,
     tasks: frozenset[Task] | None = None,
+    projector_bytes: int = 0,
+    key_type: str = "f16",
+    value_type: str = "f16",
 ) -> Estimate:
     """What an engine for this model holds in host memory while it works on a full batch.
 
@@ -102,7 +86,8 @@ def estimate(
     context each; with 0, four share it. `ubatch` tokens are computed at once: by default 512, or
     the whole context where the model only reads, because an input is then computed as one.
     `checkpoints` and `prompt_cache_mib` bound what the server keeps beside the context.
-    `tasks` are those the model is to serve; None asks its file.
+    `tasks` are those the model is to serve; None asks its file. `key_type` and `value_type` are the
+    cache's number formats (`q8_0`), `projector_bytes` the size of the projector's file.
     Raises BadModelFile where the header contradicts itself.
     """
     served = classify(header, header.path.name).tasks if tasks is None else tasks
@@ -111,26 +96,36 @@ def estimate(
     tokens = context_tokens(served, trained) if context is None else context or trained
     batch = ubatch or (tokens if only_reads else DEFAULT_UBATCH)
     space = room_for(tokens, parallel, min(tokens, batch))
-    memory = context_memory(header, space)
+    memory = context_memory(header, space, key_type, value_type)
     kept = checkpoint_memory(header, space, checkpoints)
     terms = [
-        Term("weights", file_bytes / MIB, f"{file_bytes} bytes of files, mapped"),
+        Term("weights", file_bytes / MIB, f"{file_bytes} bytes of files, mapped", HEADERS),
+        _projector(projector_bytes),
         _repacked(header),
-        Term("kv cache", memory.n_bytes / MIB, memory.formula),
-        Term("checkpoints", kept.n_bytes / MIB, kept.formula),
-        _compute(header, space, only_reads=only_reads),
-        _outputs(header, space.ubatch if only_reads else space.sequences),
-        Term("prompt cache", prompt_cache_mib, "its limit, as configured"),
-        _process(header),
+        Term("kv cache", memory.n_bytes / MIB, memory.formula, _CACHES),
+        Term("checkpoints", kept.n_bytes / MIB, kept.formula, _CACHES),
+        compute_term(header, space, only_reads=only_reads),
+        outputs_term(header, space.ubatch if only_reads else space.sequences),
+        Term("prompt cache", prompt_cache_mib, "its limit, as configured", "the options"),
+        process_term(header),
     ]
     return Estimate(tuple(term for term in terms if term.mib), space.context)
+
+
+def _projector(n_bytes: int) -> Term:
+    """A vision or audio encoder, and about as much again while it looks at an image."""
+    words = f"{n_bytes} bytes of the projector's file + 256 MiB while it works"
+    mib = n_bytes / MIB + 256 if n_bytes else 0.0
+    return Term("projector", mib, words, HEADERS)
 
 
 def _repacked(header: GgufHeader) -> Term:
     """Copies of weights in the order that the processor's instructions like."""
     tied = all(tensor.name != "output.weight" for tensor in header.tensors)
     copied = sum(tensor.n_bytes for tensor in header.tensors if _is_repacked(tensor, tied=tied))
-    return Term("repacked weights", copied / MIB, f"second copy of {copied} bytes of 4-bit weights")
+    return Term(
+        "repacked weights", copied / MIB, f"second copy of {copied} bytes of 4-bit weights", HEADERS
+    )
 
 
 def _is_repacked(tensor: TensorInfo, *, tied: bool) -> bool:
@@ -140,12 +135,14 @@ def _is_repacked(tensor: TensorInfo, *, tied: bool) -> bool:
     return tied or tensor.name != "token_embd.weight"
 
 
-def _compute(header: GgufHeader, room: Room, *, only_reads: bool) -> Term:
+def compute_term(header: GgufHeader, room: Room, *, only_reads: bool = False) -> Term:
     """Intermediate results of one batch at the widest point of a layer, and the attention mask."""
     embedding = header.count("embedding_length") or 0
     width, words = max(_widths(header, embedding, scores=only_reads and is_causal(header)))
     # Encoders mask the batch against itself, others against everything they remember.
     cells = room.cells + window_cells(header, room) if is_causal(header) else room.ubatch
+    if is_causal(header) and all(g.keeps is Keeps.STATE for g in attention_of(header).groups):
+        cells = 0  # nothing is masked where nothing attends
     # Results are converted to the format of the weights that they are multiplied with.
     converted = 2 * max(_forward(header), embedding)
     per_token = 4 * width + converted + 2 * cells
@@ -153,6 +150,7 @@ def _compute(header: GgufHeader, room: Room, *, only_reads: bool) -> Term:
         "compute buffer",
         room.ubatch * per_token / MIB,
         f"{room.ubatch} tokens x (4 x ({words}) + {converted} + mask 2 x {cells}) bytes",
+        _MEASURED,
     )
 
 
@@ -166,9 +164,29 @@ def _widths(header: GgufHeader, embedding: int, *, scores: bool) -> Iterator[tup
     yield 2 * experts + 6 * embedding, f"2 x {experts} + 6 x {embedding}"
     projected = _projected(header)
     yield 2 * projected + 3 * embedding, f"2 x {projected} + 3 x {embedding}"
+    yield from _widths_of_kind(header, embedding)
     if scores:
         words = _length(header, "tokenizer.ggml.tokens")
         yield words + 5 * embedding, f"{words} + 5 x {embedding}"
+
+
+def _widths_of_kind(header: GgufHeader, embedding: int) -> Iterator[tuple[int, str]]:
+    """What compressed attention and recurrent layers hold at their widest point."""
+    compressed = header.count("attention.key_length_mla")
+    if compressed:
+        # The query, as it is, multiplied into the compressed space, and with its position; and
+        # what comes out of attention there.
+        heads = max(header.counts("attention.head_count", 1) or (0,))
+        rank = header.count("attention.kv_lora_rank") or 0
+        each = compressed + 2 * rank + (header.count("attention.key_length") or 0)
+        yield heads * each + 3 * embedding, f"{heads} x {each} + 3 x {embedding}"
+    inner = header.count("ssm.inner_size")
+    if inner:
+        state = header.count("ssm.state_size") or 0
+        mixed = inner + 2 * (header.count("ssm.group_count") or 0) * state
+        gate = inner + mixed + (header.count("ssm.time_step_rank") or 0)
+        words = f"{gate} + 3 x {mixed} + {inner} + 3 x {embedding}"
+        yield gate + 3 * mixed + inner + 3 * embedding, words
 
 
 def _projected(header: GgufHeader) -> int:
@@ -191,14 +209,15 @@ def _attention_inputs(header: GgufHeader) -> dict[str, list[TensorInfo]]:
     return layers
 
 
-def _outputs(header: GgufHeader, rows: int) -> Term:
+def outputs_term(header: GgufHeader, rows: int) -> Term:
     """llama.cpp keeps a score for every word for each token whose result is asked for, and an
     embedding asks for those of all its tokens."""
     width = _length(header, "tokenizer.ggml.tokens") + (header.count("embedding_length") or 0)
-    return Term("outputs", 4 * rows * width / MIB, f"{rows} rows x {width} x 4 bytes")
+    return Term("outputs", 4 * rows * width / MIB, f"{rows} rows x {width} x 4 bytes", _MEASURED)
 
 
-def _process(header: GgufHeader) -> Term:
+def process_term(header: GgufHeader) -> Term:
+    """Interpreter, libraries and vocabulary, wherever the model lies."""
     tokens = _length(header, "tokenizer.ggml.tokens")
     merges = _length(header, "tokenizer.ggml.merges")
     n_bytes = tokens * TOKEN_BYTES + merges * MERGE_BYTES
@@ -206,6 +225,7 @@ def _process(header: GgufHeader) -> Term:
         "process",
         PROCESS_MIB + n_bytes / MIB,
         f"{PROCESS_MIB:g} MiB + {tokens} words x {TOKEN_BYTES} + {merges} merges x {MERGE_BYTES}",
+        _MEASURED,
     )
 
 

@@ -1,4 +1,4 @@
-"""Walks models folders for model files.
+"""Walks models folders.
 
 Laws of this file:
 - The walk ends: depth and number of entries are bounded, and a folder is entered once, however
@@ -10,12 +10,12 @@ Laws of this file:
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Final
 
-SUFFIX: Final = ".gguf"
 MAX_DEPTH: Final = 6
 """Folders below a models folder that are looked into, one inside the other."""
 MAX_ENTRIES: Final = 100_000
@@ -31,8 +31,24 @@ class Problem:
 
 
 @dataclass(slots=True)
+class Folder:
+    """A folder on the way. Set `below` to False before the walk goes on to pass over what is in
+    its sub-folders."""
+
+    path: Path
+    root: Path
+    """The models folder that the walk began in."""
+    files: Mapping[str, Path]
+    """Absolute paths by name; links among them may lead nowhere."""
+    folders: Sequence[str]
+    hidden: frozenset[str] = frozenset()
+    """Names that begin with a dot; they are not entered."""
+    below: bool = True
+
+
+@dataclass(slots=True)
 class Walk:
-    """One walk over all models folders; `problems` grows while `files` runs."""
+    """One walk over all models folders; `problems` grows while `folders` runs."""
 
     max_depth: int = MAX_DEPTH
     max_entries: int = MAX_ENTRIES
@@ -40,45 +56,61 @@ class Walk:
     _entered: set[tuple[int, int]] = field(default_factory=set)
     _entries: int = 0
 
-    def files(self, dirs: Iterable[Path]) -> Iterator[Path]:
-        """The absolute paths of all model files below `dirs`."""
+    def folders(self, dirs: Iterable[Path]) -> Iterator[Folder]:
+        """Every folder from `dirs` on, outer ones first."""
         for folder in dirs:
             root = folder.expanduser().absolute()
-            yield from self._below(root, 0)
+            yield from self._from(root, root, 0)
             if self._entries > self.max_entries:
                 reason = f"more than {self.max_entries} entries; the rest was not looked at"
                 self.problems.append(Problem(root, reason))
                 return
 
-    def _below(self, folder: Path, depth: int) -> Iterator[Path]:
-        try:
-            if not self._enter(folder):
-                return
-            with os.scandir(folder) as found:
-                entries = sorted(self._visible(found), key=lambda entry: entry.name)
-        except OSError as error:
-            self._report(folder, error)
+    def look(self, path: Path) -> Folder | None:
+        """One folder by itself; None where it is not there or was entered already."""
+        return self._listed(path, path)
+
+    def _from(self, path: Path, root: Path, depth: int) -> Iterator[Folder]:
+        folder = self._listed(path, root)
+        if folder is None:
             return
+        yield folder
+        if folder.below and depth < self.max_depth:
+            for name in folder.folders:
+                yield from self._from(path / name, root, depth + 1)
+
+    def _listed(self, path: Path, root: Path) -> Folder | None:
+        try:
+            if not self._enter(path):
+                return None
+            with os.scandir(path) as found:
+                entries = sorted(self._counted(found), key=lambda entry: entry.name)
+        except OSError as error:
+            self._report(path, error)
+            return None
+        files: dict[str, Path] = {}
+        folders: list[str] = []
         for entry in entries:
-            path = folder / entry.name
             try:
                 is_folder = entry.is_dir()
             except OSError as error:
-                self._report(path, error)
+                self._report(path / entry.name, error)
+                continue
+            if entry.name.startswith("."):
                 continue
             if is_folder:
-                if depth < self.max_depth:
-                    yield from self._below(path, depth + 1)
-            elif path.suffix.lower() == SUFFIX:
-                yield path
+                folders.append(entry.name)
+            else:
+                files[entry.name] = path / entry.name
+        hidden = frozenset(entry.name for entry in entries if entry.name.startswith("."))
+        return Folder(path, root, MappingProxyType(files), folders, hidden)
 
-    def _visible(self, found: Iterator[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
+    def _counted(self, found: Iterator[os.DirEntry[str]]) -> Iterator[os.DirEntry[str]]:
         for entry in found:
             self._entries += 1
             if self._entries > self.max_entries:
                 return
-            if not entry.name.startswith("."):
-                yield entry
+            yield entry
 
     def _enter(self, folder: Path) -> bool:
         status = folder.stat()

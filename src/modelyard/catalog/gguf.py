@@ -14,6 +14,7 @@ twice) are those of llama.cpp's own loader (ggml/src/gguf.cpp).
 from __future__ import annotations
 
 import itertools
+import math
 import stat
 import struct
 from collections.abc import Mapping
@@ -58,6 +59,11 @@ class TensorInfo:
     type: GgmlType
     offset: int
     n_bytes: int
+
+    @property
+    def numbers(self) -> int:
+        """How many weights it holds."""
+        return math.prod(self.shape)
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,82 +1,75 @@
-"""What a llama.cpp context remembers of the tokens it has seen, in bytes, by architecture.
+"""Bytes that an engine takes to remember what its sequences have seen.
 
 Laws of this file:
-- Pure arithmetic over header values; a value that cannot be is a BadModelFile, never a wrong sum.
-- What is not known of an architecture is counted as if every layer remembered every token: too
-  much is a model that waits, too little is a machine that swaps.
+- Pure arithmetic over an `Attention`; each engine's own way of rounding, padding and windowing.
+- The same question has the same form for every engine: `kv_bytes`.
 
-Sources are facts of llama.cpp: the caches in src/llama-kv-cache*.cpp and
-src/llama-memory-recurrent.cpp, sizes of recurrent states in src/llama-hparams.cpp
-(n_embd_r, n_embd_s), window patterns in the loaders under src/models/. Caches are F16 (2 bytes)
-unless asked otherwise, recurrent states F32.
+Sources: llama.cpp's src/llama-kv-cache*.cpp and src/llama-memory-recurrent.cpp; vLLM's
+vllm/v1/kv_cache_interface.py (`max_memory_usage_bytes` of each spec) and v1/core/kv_cache_utils.py
+(groups of equal size); transformers' cache_utils.py (DynamicCache).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from fractions import Fraction
 from types import MappingProxyType
 from typing import Final
 
-from modelyard.catalog.classify import is_causal
-from modelyard.catalog.errors import BadModelFile
+from modelyard.catalog.attention import Attention, Keeps, LayerGroup
+from modelyard.catalog.attention_gguf import attention_of
 from modelyard.catalog.gguf import GgufHeader
-
-MAX_LAYERS: Final = 4096
 
 AUTO_SEQUENCES: Final = 4
 """What llama.cpp runs at once when it is left to choose (common/arg.cpp, `--parallel -1`)."""
+VLLM_BLOCK: Final = 16
+"""Tokens in a block of vLLM's cache on GPUs; on the host 128."""
+VLLM_BATCHED_TOKENS: Final = 2048
+"""What vLLM computes at once on GPUs of less than 70 GiB and on the host."""
+STATE_BYTES: Final = 4
+"""llama.cpp keeps recurrent states as F32."""
+
+NUMBER_BYTES: Final[Mapping[str, Fraction]] = MappingProxyType(
+    {
+        "f32": Fraction(4),
+        "float32": Fraction(4),
+        "float": Fraction(4),
+        "f16": Fraction(2),
+        "float16": Fraction(2),
+        "half": Fraction(2),
+        "bf16": Fraction(2),
+        "bfloat16": Fraction(2),
+        "fp8": Fraction(1),
+        "fp8_e4m3": Fraction(1),
+        "fp8_e5m2": Fraction(1),
+        "int8": Fraction(1),
+        "q8_0": Fraction(34, 32),
+        "q5_1": Fraction(24, 32),
+        "q5_0": Fraction(22, 32),
+        "q4_1": Fraction(20, 32),
+        "q4_0": Fraction(18, 32),
+        "iq4_nl": Fraction(18, 32),
+        "nvfp4": Fraction(9, 16),
+    }
+)
+"""Bytes per number of the formats that caches come in, by the engines' names."""
 
 _CELL_PAD: Final = 256
-"""Caches hold a multiple of this many tokens."""
-_CACHE_BYTES: Final = 2
-_STATE_BYTES: Final = 4
+"""llama.cpp's caches hold a multiple of this many tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """Bytes of a context's memory, and in words how they were reckoned."""
+    """Bytes, and in words how they were reckoned."""
 
     n_bytes: int
     formula: str
 
 
 @dataclass(frozen=True, slots=True)
-class _Pattern:
-    """Every `period`-th layer sees all tokens: the last of each period, or the first."""
-
-    period: int
-    dense_first: bool = False
-    window: int | None = None
-    """The window where the loader has it built in and the file does not say."""
-
-
-_PATTERNS: Final[Mapping[str, _Pattern]] = MappingProxyType(
-    {
-        "afmoe": _Pattern(4),
-        "cohere2": _Pattern(4),
-        "exaone4": _Pattern(4),
-        "gemma2": _Pattern(2),
-        "gemma3": _Pattern(6),
-        "gemma3n": _Pattern(5),
-        "gpt-oss": _Pattern(2),
-        "llama4": _Pattern(4, window=8192),
-        "olmo2": _Pattern(4),
-        "smallthinker": _Pattern(4, dense_first=True),
-    }
-)
-"""Architectures whose windowed layers are told by their loader rather than by the file. Others
-with a window (phi3, mistral) keep all tokens."""
-
-_RECURRENT: Final = frozenset({"mamba", "mamba2", "rwkv6", "rwkv6qwen2", "rwkv7", "arwkv7"})
-_RECURRENT_BESIDE_ATTENTION: Final = frozenset({"falcon-h1"})
-_GEMMA3N_LAYERS_WITH_CACHE: Final = 20
-_DEFAULT_ATTENTION_INTERVAL: Final = 4
-
-
-@dataclass(frozen=True, slots=True)
 class Room:
-    """How many tokens a context makes room for, and how its sequences share it.
+    """How many tokens a llama.cpp context makes room for, and how its sequences share it.
 
     `cells` are tokens of one stream; `streams` hold them apart; `sequences` run at once.
     """
@@ -92,8 +85,47 @@ class Room:
         return self.cells * self.streams
 
 
+def number_bytes(dtype: str) -> Fraction:
+    """Bytes per number of a cache in this format; two where the name is not known (`auto`)."""
+    return NUMBER_BYTES.get(dtype.lower(), Fraction(2))
+
+
+def kv_bytes(
+    attention: Attention,
+    engine: str,
+    context: int,
+    sequences: int = 1,
+    dtype: str = "auto",
+    *,
+    batched_tokens: int = VLLM_BATCHED_TOKENS,
+    block: int = VLLM_BLOCK,
+    tensor_parallel: int = 1,
+    state_dtype: str = "auto",
+) -> Memory:
+    """Bytes in which `engine` remembers `sequences` sequences of `context` tokens each.
+
+    For one device of `tensor_parallel`; all layers are counted, so the caller divides by pipeline
+    stages. `dtype` is that of the cache by the engine's name (`auto`: two bytes), `state_dtype`
+    that of recurrent states in vLLM. `batched_tokens` are computed at once (vLLM's
+    max_num_batched_tokens, llama.cpp's ubatch) and windows hold them too; `block` is vLLM's.
+    Engines: `llamacpp`, `vllm`, `transformers`; any other name counts as transformers.
+    """
+    if not attention.causal:
+        return Memory(0, "none: its attention looks both ways, nothing is remembered")
+    if engine == "llamacpp":
+        room = room_for(context * sequences, sequences, min(batched_tokens, context))
+        return llamacpp_memory(attention, room, dtype, dtype)
+    if engine == "vllm":
+        paging = _Paging(block, batched_tokens, tensor_parallel, dtype, state_dtype)
+        return _vllm(attention, context, sequences, paging)
+    return _transformers(attention, context, sequences, dtype)
+
+
+# ---------------------------------------------------------------------------------------- llama.cpp
+
+
 def room_for(context: int, parallel: int, ubatch: int) -> Room:
-    """What the engine makes of `context` tokens for `parallel` sequences.
+    """What llama.cpp makes of `context` tokens for `parallel` sequences.
 
     Each sequence has its own part of the context. With `parallel` below 1 llama.cpp chooses: four
     sequences, and each may use the whole context as long as the others leave it.
@@ -103,20 +135,37 @@ def room_for(context: int, parallel: int, ubatch: int) -> Room:
     return Room(_padded(max(1, context // parallel)), parallel, parallel, ubatch)
 
 
-def context_memory(header: GgufHeader, room: Room) -> Memory:
-    """Bytes in which a context remembers what its sequences have seen.
+def context_memory(
+    header: GgufHeader, room: Room, key_type: str = "f16", value_type: str = "f16"
+) -> Memory:
+    """Bytes in which a llama.cpp context remembers what its sequences have seen.
 
     Raises BadModelFile where the header contradicts itself.
     """
-    if not is_causal(header):
+    return llamacpp_memory(attention_of(header), room, key_type, value_type)
+
+
+def llamacpp_memory(
+    attention: Attention, room: Room, key_type: str = "f16", value_type: str = "f16"
+) -> Memory:
+    """The same, for an attention that was read already."""
+    if not attention.causal:
         return Memory(0, "none: its attention looks both ways, nothing is remembered")
-    cache = _cache(header, room)
-    state = _state_bytes(header) * room.sequences
+    full = _per_token(attention.of(Keeps.ALL), key_type, value_type)
+    short = _per_token(_short(attention), key_type, value_type)
+    few = short_cells(attention, room)
+    words = f"{full} bytes/token x {room.cells}"
+    if short:
+        words += f" + {short} bytes/token x {few} in the window"
+    if room.streams > 1:
+        words = f"({words}) x {room.streams} sequences"
+    total = (full * room.cells + short * few) * room.streams
+    state = state_bytes(attention)
     if not state:
-        return cache
-    words = f"{state} bytes of state of {room.sequences} sequences"
-    formula = f"{cache.formula} + {words}" if cache.n_bytes else words
-    return Memory(cache.n_bytes + state, formula)
+        return Memory(total, words)
+    of_state = f"{state} bytes of state of {room.sequences} sequences"
+    formula = f"{words} + {of_state}" if total else of_state
+    return Memory(total + state * room.sequences, formula)
 
 
 def checkpoint_memory(header: GgufHeader, room: Room, count: int) -> Memory:
@@ -125,170 +174,149 @@ def checkpoint_memory(header: GgufHeader, room: Room, count: int) -> Memory:
     Where layers forget (windows, recurrent states), llama.cpp's server keeps copies of what they
     remembered at earlier tokens, to go back there when a conversation goes on from there.
     """
-    if not is_causal(header):
+    attention = attention_of(header)
+    if not attention.causal:
         return Memory(0, "none: nothing is remembered")
-    window, _ = _windowed_layers(header, _layers(header))
-    _, short = _token_bytes(header)
-    each = short * min(window, room.cells) + _state_bytes(header)
+    window = max((group.span for group in _short(attention)), default=0)
+    short = _per_token(_short(attention), "f16", "f16")
+    each = short * min(window, room.cells) + state_bytes(attention)
     words = f"{count} for each of {room.sequences} sequences x {each} bytes"
     return Memory(each * count * room.sequences, words)
 
 
 def window_cells(header: GgufHeader, room: Room) -> int:
     """Tokens of one stream that the windowed layers have room for; 0 without such layers."""
-    window, windowed = _windowed_layers(header, _layers(header))
-    if not any(windowed):
+    return short_cells(attention_of(header), room)
+
+
+def short_cells(attention: Attention, room: Room) -> int:
+    """The same, for an attention that was read already."""
+    window = max((group.span for group in _short(attention)), default=0)
+    if not window:
         return 0
     sharing = room.sequences // room.streams
     return min(room.cells, _padded(window * sharing + room.ubatch))
 
 
-def _cache(header: GgufHeader, room: Room) -> Memory:
-    full, short = _token_bytes(header)
-    few_cells = window_cells(header, room)
-    words = f"{full} bytes/token x {room.cells}"
-    if short:
-        words += f" + {short} bytes/token x {few_cells} in the window"
-    if room.streams > 1:
-        words = f"({words}) x {room.streams} sequences"
-    return Memory((full * room.cells + short * few_cells) * room.streams, words)
+def state_bytes(attention: Attention) -> int:
+    """Bytes all recurrent layers carry along for one sequence in llama.cpp."""
+    groups = attention.of(Keeps.STATE)
+    return sum(group.layers * (group.conv + group.state) for group in groups) * STATE_BYTES
 
 
-def _token_bytes(header: GgufHeader) -> tuple[int, int]:
-    """Bytes one token takes in the layers that keep all tokens, and in those with a window."""
-    heads = _kv_heads(header)
-    _, windowed = _windowed_layers(header, len(heads))
-    full = short = 0
-    for layer, has_cache in enumerate(_attention_layers(header, heads)):
-        if has_cache:
-            width = heads[layer] * _head_width(header, windowed=windowed[layer]) * _CACHE_BYTES
-            full += 0 if windowed[layer] else width
-            short += width if windowed[layer] else 0
-    return full, short
+def _short(attention: Attention) -> tuple[LayerGroup, ...]:
+    return (*attention.of(Keeps.WINDOW), *attention.of(Keeps.CHUNK))
 
 
-def _state_bytes(header: GgufHeader) -> int:
-    """Bytes all recurrent layers carry along for one sequence."""
-    recurrent = sum(_recurrent_layers(header, _kv_heads(header)))
-    return recurrent * _state_per_layer(header) * _STATE_BYTES
-
-
-def _layers(header: GgufHeader) -> int:
-    layers = header.count("block_count") or 0
-    if layers > MAX_LAYERS:
-        raise BadModelFile(
-            header.path,
-            f"{header.architecture}.block_count is {layers}; at most {MAX_LAYERS} are accepted",
-        )
-    return layers
+def _per_token(groups: tuple[LayerGroup, ...], key_type: str, value_type: str) -> int:
+    keys = sum(group.layers * group.heads * group.key for group in groups)
+    values = sum(group.layers * group.heads * group.value for group in groups)
+    return -int(-(keys * number_bytes(key_type) + values * number_bytes(value_type)) // 1)
 
 
 def _padded(cells: int) -> int:
     return -(-cells // _CELL_PAD) * _CELL_PAD
 
 
-def _kv_heads(header: GgufHeader) -> tuple[int, ...]:
-    """Key and value heads of each layer."""
-    layers = _layers(header)
-    heads = header.counts("attention.head_count_kv", layers)
-    if heads is None:
-        heads = header.counts("attention.head_count", layers)
-    return heads or (0,) * layers
+# --------------------------------------------------------------------------------------------- vLLM
 
 
-def _head_width(header: GgufHeader, *, windowed: bool) -> int:
-    """Numbers per head and token that are kept: the key and the value."""
-    if header.count("attention.key_length_mla"):
-        # Keys and values are rebuilt from one compressed vector, and the value is a part of it.
-        rank = header.count("attention.kv_lora_rank") or 0
-        return header.count("attention.key_length") or (
-            rank + (header.count("rope.dimension_count") or 0)
-        )
-    embedding = header.count("embedding_length") or 0
-    most_heads = max(header.counts("attention.head_count", 1) or (0,))
-    default = embedding // most_heads if most_heads else 0
-    width = 0
-    for part in ("attention.key_length", "attention.value_length"):
-        of_window = header.count(f"{part}_swa") if windowed else None
-        plain = header.count(part)
-        width += of_window or (default if plain is None else plain)
-    return width
+@dataclass(frozen=True, slots=True)
+class _Paging:
+    """How vLLM cuts its cache into pages."""
+
+    block: int
+    batched_tokens: int
+    tensor_parallel: int
+    dtype: str
+    state_dtype: str
+
+    def token_bytes(self, group: LayerGroup) -> Fraction:
+        """Bytes of one token in one layer on one device."""
+        if group.latent:
+            return group.key * number_bytes(self.dtype)
+        heads = max(1, group.heads // self.tensor_parallel)
+        return heads * (group.key + group.value) * number_bytes(self.dtype)
+
+    def state_page(self, group: LayerGroup) -> Fraction:
+        """Bytes of one sequence in one recurrent layer on one device. Convolutions are kept in
+        the model's format, which is two bytes."""
+        kept = group.conv * 2 + group.state * number_bytes(self.state_dtype)
+        return kept / self.tensor_parallel
 
 
-def _windowed_layers(header: GgufHeader, layers: int) -> tuple[int, tuple[bool, ...]]:
-    """The window in tokens, and which layers remember no more than it."""
-    nowhere = (0, (False,) * layers)
-    known = _PATTERNS.get(header.architecture or "")
-    window = header.count("attention.sliding_window")
-    if window is None and known is not None:
-        window = known.window
-    told = header.of_model("attention.sliding_window_pattern")
-    if not window or (known is None and told is None):
-        return nowhere
-    if isinstance(told, tuple):
-        if len(told) < layers:
-            raise BadModelFile(
-                header.path,
-                f"{header.architecture}.attention.sliding_window_pattern has {len(told)} entries"
-                f" for {layers} layers",
-            )
-        return window, tuple(bool(entry) for entry in told[:layers])
-    if known is None:
-        return nowhere
-    period = header.count("attention.sliding_window_pattern") or known.period
-    dense = 0 if known.dense_first else period - 1
-    return window, tuple(layer % period != dense for layer in range(layers))
+def _vllm(attention: Attention, context: int, sequences: int, paging: _Paging) -> Memory:
+    """The pages that each sequence may need, as vLLM's cache specifications count them.
+
+    Where layers differ in kind, their pages are made equal and their groups have the same number
+    of layers: the fewest of a kind, and other kinds are filled up to a multiple.
+    """
+    groups = attention.groups
+    block, page = _equal_pages(groups, paging)
+    counts = [group.layers for group in groups]
+    smallest, largest = min(counts, default=0), max(counts, default=0)
+    size = largest if largest < smallest * 1.5 else smallest
+    total = Fraction(0)
+    words: list[str] = []
+    for group in groups:
+        blocks = _blocks(group, context, block, paging.batched_tokens)
+        layers = -(-group.layers // size) * size if len(groups) > 1 else group.layers
+        each = page or block * paging.token_bytes(group)
+        total += layers * blocks * each
+        words.append(f"{layers} layers x {blocks} blocks x {float(each):g} bytes ({group.keeps})")
+    formula = f"{sequences} sequences x ({' + '.join(words) or 'nothing'})"
+    return Memory(-int(-total * sequences // 1), formula)
 
 
-def _recurrent_layers(header: GgufHeader, heads: tuple[int, ...]) -> tuple[bool, ...]:
-    arch = header.architecture
-    everywhere = (True,) * len(heads)
-    if arch in _RECURRENT or arch in _RECURRENT_BESIDE_ATTENTION:
-        return everywhere
-    if not _state_per_layer(header):
-        return (False,) * len(heads)
-    if all(heads):
-        interval = header.count("full_attention_interval") or _DEFAULT_ATTENTION_INTERVAL
-        return tuple((layer + 1) % interval != 0 for layer in range(len(heads)))
-    widths = header.of_model("feed_forward_length")
-    if isinstance(widths, tuple) and arch is not None and arch.startswith("nemotron_h"):
-        # Its layers are either attention, recurrent, or a feed-forward block alone.
-        forward = header.counts("feed_forward_length", len(heads)) or ()
-        return tuple(not head and not width for head, width in zip(heads, forward, strict=True))
-    return tuple(not head for head in heads)
+def _equal_pages(groups: tuple[LayerGroup, ...], paging: _Paging) -> tuple[int, Fraction | None]:
+    """Tokens of a block, and the bytes of a page where layers of different kinds must share one;
+    None where all pages follow from their own layers."""
+    states = [paging.state_page(group) for group in groups if group.keeps is Keeps.STATE]
+    tokens = [paging.token_bytes(group) for group in groups if group.keeps is not Keeps.STATE]
+    if not states:
+        page = max(tokens, default=Fraction(0)) * paging.block
+        return paging.block, (page if len(groups) > 1 else None)
+    if not any(tokens):
+        return paging.block, max(states)
+    # Blocks of attention grow until they hold a state.
+    widest = max(tokens)
+    blocks = -int(-max(states) // (widest * paging.block))
+    block = max(1, blocks) * paging.block
+    return block, block * widest
 
 
-def _attention_layers(header: GgufHeader, heads: tuple[int, ...]) -> tuple[bool, ...]:
-    """Which layers keep keys and values."""
-    arch = header.architecture
-    recurrent = _recurrent_layers(header, heads)
-    if arch in _RECURRENT:
-        return (False,) * len(heads)
-    with_cache = len(heads) - (header.count("attention.shared_kv_layers") or 0)
-    if arch == "gemma3n":
-        with_cache = _GEMMA3N_LAYERS_WITH_CACHE
-    beside = arch in _RECURRENT_BESIDE_ATTENTION
-    return tuple(
-        layer < with_cache and (beside or not recurrent[layer]) for layer in range(len(heads))
-    )
+def _blocks(group: LayerGroup, context: int, block: int, batched: int) -> int:
+    def covering(tokens: int) -> int:
+        return -(-tokens // block)
+
+    if group.keeps is Keeps.STATE:
+        return 1
+    if group.keeps is Keeps.WINDOW:
+        return covering(min(group.span - 1 + batched, context)) + 1
+    if group.keeps is Keeps.CHUNK:
+        return covering(min(group.span + batched, context))
+    if group.keeps is Keeps.ENCODED:
+        return covering(group.span)
+    return covering(context)
 
 
-def _state_per_layer(header: GgufHeader) -> int:
-    """Numbers a recurrent layer carries along for one sequence; 0 without recurrent layers."""
-    embedding = header.count("embedding_length") or 0
-    wkv = header.count("wkv.head_size")
-    if wkv:
-        shifts = header.count("token_shift_count")
-        return (2 if shifts is None else shifts) * embedding + embedding * wkv
-    short = header.count("shortconv.l_cache")
-    if short:
-        return embedding * (short - 1)
-    steps = max(0, (header.count("ssm.conv_kernel") or 0) - 1)
-    kda = header.count("kda.head_dim")
-    if kda:
-        heads = max(header.counts("attention.head_count", 1) or (0,))
-        return 3 * steps * heads * kda + kda * kda * heads
-    inner = header.count("ssm.inner_size") or 0
-    state = header.count("ssm.state_size") or 0
-    groups = header.count("ssm.group_count") or 0
-    return steps * (inner + 2 * groups * state) + state * inner
+# ------------------------------------------------------------------------------------- transformers
+
+
+def _transformers(attention: Attention, context: int, sequences: int, dtype: str) -> Memory:
+    """Tensors as long as what was seen, and MLA unpacked."""
+    each = number_bytes(dtype)
+    total = Fraction(0)
+    words: list[str] = []
+    for group in attention.groups:
+        if group.keeps is Keeps.STATE:
+            numbers, tokens = group.conv + group.state, 1
+        else:
+            numbers = group.unpacked or group.width
+            tokens = context if group.keeps is Keeps.ALL else min(group.span, context)
+            if group.keeps is Keeps.ENCODED:
+                tokens = group.span
+        total += group.layers * numbers * tokens * each
+        words.append(f"{group.layers} layers x {tokens} tokens x {numbers} numbers")
+    formula = f"{sequences} sequences x ({' + '.join(words) or 'nothing'}) x {float(each):g} bytes"
+    return Memory(-int(-total * sequences // 1), formula)

@@ -10,22 +10,32 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import importlib.util
 import logging
-from collections.abc import AsyncIterator, Callable, Sequence
+import os
+from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 
 from modelyard.catalog.checkpoint import HeaderCache
-from modelyard.catalog.discover import complete, scan
+from modelyard.catalog.choice import TRANSFORMERS, VLLM
+from modelyard.catalog.discover import DEFAULT_ENGINES, scan
 from modelyard.catalog.errors import BadModelFile
+from modelyard.catalog.found import FoundModel
+from modelyard.catalog.specs import WITHOUT_FILES, complete
 from modelyard.catalog.watch import changes
 from modelyard.config import Config
+from modelyard.config.values import OPAQUE_PRESETS, PRESETS
 from modelyard.core.specs import ModelSpec, Task
 from modelyard.engines.sleeping import with_levels
+from modelyard.runtime.vllm_lookup import Lookup
 
 log = logging.getLogger("modelyard")
 
 LOOK_S = 30.0
 """How often folders are read anew where changes cannot be watched."""
+
+_TRANSFORMERS_NEEDS = ("torch", "transformers", "sentence_transformers")
 
 UNREADABLE_SERVES = frozenset({Task.CHAT, Task.COMPLETION})
 """Tasks assumed of a declared model whose file cannot be read and which declares none."""
@@ -34,9 +44,13 @@ UNREADABLE_SERVES = frozenset({Task.CHAT, Task.COMPLETION})
 class Inventory:
     """The models of a configuration and its folders."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, *, engines: Collection[str] | None = None) -> None:
+        """`engines` are those that found models may be given; None looks which are here."""
         self.problems: list[str] = []
         """Files and folders that could not be used, and why."""
+        self.found: list[FoundModel] = []
+        """What is known of the models that the folders hold, declared ones included."""
+        self._engines = engines
         self._config = config
         self._headers = HeaderCache()
         self._stop = asyncio.Event()
@@ -45,15 +59,18 @@ class Inventory:
         """Look at everything once. Blocks on the disk: call it in a thread."""
         problems: list[str] = []
         declared = [self._completed(spec, problems) for spec in self._config.models]
-        found = scan(self._config.models_dirs, headers=self._headers)
+        engines = engines_here(self._config) if self._engines is None else self._engines
+        found = scan(self._config.models_dirs, headers=self._headers, engines=engines)
         problems += [f"{problem.path}: {problem.reason}" for problem in found.problems]
         models = declared + _undeclared(found.models, self._config, declared)
         self.problems[:] = problems
+        self.found[:] = found.found
         return models
 
     async def watch(self, changed: Callable[[Sequence[ModelSpec]], None]) -> None:
-        """Tell `changed` about the models whenever a folder has changed, until `close`."""
-        if not self._config.models_dirs:
+        """Tell `changed` about the models whenever a folder or a declared file has changed, until
+        `close`."""
+        if not self._config.models_dirs and not self._declared:
             return
         known = set(self.problems)
         async for _ in self._changes():
@@ -65,7 +82,8 @@ class Inventory:
     async def _changes(self) -> AsyncIterator[None]:
         """News of the folders; where the system cannot watch any more, a look now and then."""
         try:
-            async for _ in changes(self._config.models_dirs, stop=self._stop):
+            dirs, files = self._config.models_dirs, self._declared
+            async for _ in changes(dirs, files=files, stop=self._stop):
                 yield
         except OSError as error:
             log.warning("cannot watch the models folders (%s); looking every %g s", error, LOOK_S)
@@ -77,14 +95,43 @@ class Inventory:
     def close(self) -> None:
         self._stop.set()
 
+    @property
+    def _declared(self) -> tuple[Path, ...]:
+        """Sources of declared models; those inside a models folder are watched with it."""
+        sources = (
+            Path(spec.source).expanduser().absolute()
+            for spec in self._config.models
+            if spec.source and _has_files(spec)
+        )
+        dirs = self._config.models_dirs
+        return tuple(path for path in sources if not any(path.is_relative_to(d) for d in dirs))
+
     def _completed(self, spec: ModelSpec, problems: list[str]) -> ModelSpec:
-        if spec.engine != "llamacpp":
+        if not _has_files(spec):
             return with_levels(spec)
         try:
-            return complete(spec, headers=self._headers)
+            return with_levels(complete(spec, headers=self._headers))
         except BadModelFile as error:
             problems.append(f"model {spec.id}: {error}")
             return replace(spec, tasks=spec.tasks or UNREADABLE_SERVES)
+
+
+def engines_here(config: Config) -> frozenset[str]:
+    """The engines that models found in folders can be given: llama.cpp, and those that are
+    installed or configured. Looks at the disk and starts nothing."""
+    engines = set(DEFAULT_ENGINES)
+    if Lookup(config.engines.vllm, config.server.state_dir, os.environ).unasked().launch:
+        engines.add(VLLM)
+    if all(importlib.util.find_spec(name) is not None for name in _TRANSFORMERS_NEEDS):
+        engines.add(TRANSFORMERS)
+    return frozenset(engines)
+
+
+def _has_files(spec: ModelSpec) -> bool:
+    """Whether there are files of the model that the catalog could read."""
+    if spec.engine in WITHOUT_FILES or spec.engine in OPAQUE_PRESETS:
+        return False
+    return spec.source is not None or spec.engine not in PRESETS
 
 
 def _undeclared(
@@ -93,7 +140,11 @@ def _undeclared(
     names = {name for spec in declared for name in (spec.id, *spec.aliases)}
     files = {spec.source for spec in declared}
     return [
-        replace(spec, limits=config.limits)
+        replace(
+            spec,
+            limits=config.limits,
+            aliases=tuple(alias for alias in spec.aliases if alias not in names),
+        )
         for spec in found
         if spec.id not in names and spec.source not in files
     ]

@@ -93,7 +93,16 @@ def engine_versions(config: Config, here: VllmHere) -> dict[str, str]:
         except OSError:
             changed = 0
         llamacpp = f"{binary} {changed}"
-    return {"llamacpp": llamacpp, "vllm": here.version}
+    return {"llamacpp": llamacpp, "vllm": here.version, "transformers": _transformers_version()}
+
+
+def _transformers_version() -> str:
+    """The libraries that the engine `transformers` runs on, as far as they are installed."""
+    parts = []
+    for name in ("torch", "transformers", "sentence-transformers"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            parts.append(f"{name} {importlib.metadata.version(name)}")
+    return ", ".join(parts)
 
 
 def engine_problems(config: Config, here: VllmHere | None = None) -> list[str]:

@@ -207,7 +207,7 @@ def test_all_problems_are_reported_at_once_in_the_order_of_the_file(problems_of:
             tasks:
               - chat
               - chatt
-            replicas: {min: 0}
+            copies: {min: 0}
           legacy:
             engine: command
             command: ./start --port 1
@@ -221,7 +221,7 @@ def test_all_problems_are_reported_at_once_in_the_order_of_the_file(problems_of:
         ["modelyard.yaml:3", "server.port"],
         ["modelyard.yaml:5", 'models["qwen-3.1"].source'],
         ["modelyard.yaml:8", 'models["qwen-3.1"].tasks[1]'],
-        ["modelyard.yaml:9", 'models["qwen-3.1"].replicas'],
+        ["modelyard.yaml:9", 'models["qwen-3.1"].copies'],
         ["modelyard.yaml:10", "models.legacy.tasks"],
         ["modelyard.yaml:12", "models.legacy.command"],
         ["modelyard.yaml:13", "models.legacy.aliases[0]"],

@@ -31,6 +31,9 @@ def published_keys() -> Iterator[tuple[str, dict[str, Any]]]:
         "defaults.": "LimitsSection",
         "models.ID.": "ModelSection",
         "models.ID.profiles[].": "ProfileSection",
+        "models.ID.replicas.": "ReplicasSection",
+        "models.ID.health.": "HealthSection",
+        "models.ID.assigned.": "AssignedSection",
         "models.ID.sleep.LEVEL.": "SleepSection",
         "models.ID.sleep.LEVEL.wake[].": "CallSection",
     }
@@ -124,7 +127,7 @@ def test_what_is_in_force_is_described_in_the_words_of_the_file(load_text: Loade
     assert described["defaults"]["max_wait"] == "10m"
     devices = {"reserve": "512MiB", "budget": {"cpu": "4GiB"}, "sample_every": "2s"}
     assert described["devices"] == devices
-    assert described["engines"] == {"llama_server": "auto"}
+    assert described["engines"] == {"llama_server": "auto", "vllm": "auto"}
 
 
 def test_what_is_described_loads_as_the_same_configuration(tmp_path: Path) -> None:

@@ -71,7 +71,10 @@ def test_a_wrong_setting_is_refused_with_advice(
     [
         ("", ".source: is missing; the engine llamacpp needs the path of a .gguf file"),
         ("source: 5", '.source: must be text, not 5; quote it: "5"'),
-        ("source: x, engine: vllm", ".engine: 'vllm' is not an engine; write one of llamacpp, com"),
+        (
+            "source: x, engine: torch",
+            ".engine: 'torch' is not an engine; write one of llamacpp, vllm",
+        ),
         ("source: x, engine: llamacp", ".engine: 'llamacp' is not an engine; did you mean llamac"),
         ("source: x, tasks: chat", ".tasks: must be a list, not 'chat'; write ['chat']"),
         (
@@ -81,8 +84,27 @@ def test_a_wrong_setting_is_refused_with_advice(
         ("source: x, tasks: [{}]", ".tasks[0]: a mapping is not a task; write one of chat, "),
         ("source: x, priority: high", ".priority: must be a whole number, not 'high'"),
         ("source: x, env: {A: 1}", '.env.A: must be text, not 1; quote it: "1"'),
+        ("engine: sglang", ".engine: 'sglang' is a preset; write engine: command, preset: sglang"),
+        ("engine: command, preset: sg", ".preset: 'sg' is no program that Modelyard knows; write"),
+        ("source: x, preset: mlx", ".preset: belongs to engine: command; add that, or remove this"),
+        (
+            "source: x, health_path: /a, health: {path: /b}",
+            ".health.path: is the same as health_path; remove one of them",
+        ),
+        (
+            "source: x, health: {functional: maybe}",
+            ".health.functional: must be true or false, not",
+        ),
+        (
+            "source: x, health: {time: 3s}",
+            ".health.time: there is no such key; did you mean timeout",
+        ),
+        ("source: x, assigned: {device: [a]}", ".assigned.device: there is no such key; did you"),
+        ("source: x, assigned: {devices: [0]}", ".assigned.devices[0]: must be text, not 0; quote"),
         ("source: x, health_path: health", ".health_path: 'health' is not a route; write it like"),
-        ("source: x, replicas: 2", ".replicas: there is no such key"),
+        ("source: x, copies: 2", ".copies: there is no such key"),
+        ("source: x, replicas: 2", ".replicas: must hold keys and values (key: value), not 2"),
+        ("source: x, replicas: {min: 2}", ".replicas.min: is more than replicas.max; lower it"),
         ("source: x, price: {input: 1}", ".price: there is no such key"),
         ("source: x, idle_top: 1m", ".idle_top: there is no such key; did you mean idle_stop?"),
         ("source: x, command: [a]", ".command: belongs to engine: command; set that, or remove"),

@@ -204,7 +204,5 @@ def test_a_failure_is_explained_in_one_line(
 def test_every_engine_is_found_by_its_own_name() -> None:
     engines = build("python3")
 
-    assert {name: engine.name for name, engine in engines.items()} == {
-        "llamacpp": "llamacpp",
-        "command": "command",
-    }
+    assert [name for name, engine in engines.items() if engine.name != name] == []
+    assert {"llamacpp", "command"} <= set(engines)

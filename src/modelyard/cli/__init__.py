@@ -17,7 +17,19 @@ from typing import Annotated
 import typer
 
 from modelyard import __version__
-from modelyard.cli import about, configure, demo, exits, models, run, serve, sleeping
+from modelyard.cli import (
+    about,
+    assign,
+    configure,
+    demo,
+    exits,
+    import_,
+    models,
+    run,
+    serve,
+    simulate,
+    sleeping,
+)
 from modelyard.core.errors import ModelyardError
 
 app = typer.Typer(
@@ -39,7 +51,10 @@ app.command()(models.stop)
 app.command()(models.restart)
 app.command()(sleeping.sleep)
 app.command()(sleeping.wake)
+app.command()(assign.assign)
 app.command()(models.logs)
+app.command()(simulate.simulate)
+app.command("import")(import_.import_config)
 app.command()(about.info)
 app.add_typer(configure.commands)
 app.command()(about.version)

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from modelyard.cli.exits import tell
-from modelyard.cli.options import Json
-from modelyard.cli.output import print_json, say
-from modelyard.cli.words import counted
+from modelyard.cli.options import Json, Url
+from modelyard.cli.output import note, print_json, say
+from modelyard.cli.words import counted, listed, short_path
 
 if TYPE_CHECKING:
     from modelyard.config import Config
@@ -33,13 +33,20 @@ ConfigFile = Annotated[
 ]
 
 
-def load_config(file: Path | None, overrides: Mapping[str, object] | None = None) -> Config:
-    """The configuration that a command is to use. Raises ConfigError with all problems."""
+def load_config(
+    file: Path | None,
+    overrides: Mapping[str, object] | None = None,
+    content: bytes | None = None,
+) -> Config:
+    """The configuration that a command is to use. Raises ConfigError with all problems.
+
+    `content` stands for what the file holds, to see what it would mean.
+    """
     from modelyard.config import default_path, load
 
     named = os.environ.get("MODELYARD_CONFIG")
     path = file or (Path(named) if named else default_path())
-    return load(path, env=os.environ, overrides=overrides or {})
+    return load(path, env=os.environ, overrides=overrides or {}, content=content)
 
 
 @commands.command()
@@ -67,6 +74,30 @@ def check(
 
 
 @commands.command()
+def reload(url: Url = None, as_json: Json = False) -> None:
+    """Have the server read its configuration file anew.
+
+    Its models follow the file at once; what needs a restart of the server is listed.
+    """
+    from modelyard.client import Client
+
+    with Client(url) as client:
+        done = client.reload()
+    if as_json:
+        print_json(done)
+        return
+    say(f"{short_path(done.path)}: read anew")
+    for word, names in (
+        ("added", done.added),
+        ("changed", done.changed),
+        ("removed", done.removed),
+        ("only after a restart of the server", done.needs_restart),
+    ):
+        if names:
+            say(f"  {word}: {listed(names)}")
+
+
+@commands.command()
 def schema(as_json: Json = False) -> None:  # noqa: ARG001  # it is JSON in any case
     """Print the JSON Schema of the configuration file, for editors."""
     from modelyard.config import json_schema
@@ -79,7 +110,10 @@ def show(config: ConfigFile = None, as_json: Json = False) -> None:
     """Print the configuration in force: file, variables and defaults, without secrets."""
     from modelyard.config import describe
 
-    described = describe(load_config(config))
+    chosen = load_config(config)
+    for text in chosen.notes:
+        note(text)
+    described = describe(chosen)
     if as_json:
         print_json(described)
     else:

@@ -26,6 +26,7 @@ from modelyard.cli.words import counted, listed, short_path
 
 if TYPE_CHECKING:
     from modelyard.app import Yard
+    from modelyard.config import Config
     from modelyard.core.specs import ModelSpec
     from modelyard.devices.base import Probe
 
@@ -103,8 +104,14 @@ def serve(
         level=log_level.value.upper(),
         format="%(asctime)s %(levelname)s %(message)s",
     )
+    for text in chosen.notes:
+        log.warning("%s", text)
     announce = _announce_json if as_json else _announce
-    _run(app.serve(chosen, on_listening=announce, devices=_made_up_devices()))
+
+    def read(path: Path | None, content: bytes | None) -> Config:
+        return load_config(path or config, overrides, content)
+
+    _run(app.serve(chosen, on_listening=announce, devices=_made_up_devices(), read=read))
 
 
 def _made_up_devices() -> list[Probe] | None:

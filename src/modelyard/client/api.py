@@ -12,6 +12,7 @@ embeddings are OpenAI's, rerank is Jina's.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
@@ -20,6 +21,7 @@ from modelyard.client.address import certificates, find_url, is_loopback
 from modelyard.client.errors import NotModelyard
 from modelyard.client.streams import Answer, Events, Stream
 from modelyard.client.wire import Embeddings, Ranked, Ranking, decoded, refusal, translated
+from modelyard.config.assignment import AssignmentView, Reloaded, Wanted
 from modelyard.core.specs import OptionValue
 from modelyard.core.views import DeviceView, Info, LineView, LogView, ModelView
 
@@ -111,6 +113,29 @@ class Client:
         """Have a sleeping model awake, or a stopped one running; returns at once."""
         return self._post(_path(model, "wake"), ModelView)
 
+    def reload(self) -> Reloaded:
+        """Have the server read its configuration file anew.
+
+        Raises ApiError with `invalid_config` and all problems if the file is wrong.
+        """
+        return self._post("/api/reload", Reloaded)
+
+    def assignment(self, model: str) -> AssignmentView:
+        """The devices and options that were assigned to the model by command."""
+        return self._get(_path(model, "assignment"), AssignmentView)
+
+    def assign(self, model: str, wanted: Wanted) -> AssignmentView:
+        """Add to what is assigned to the model, in the server's configuration file.
+
+        Raises ApiError with `invalid_request` for what its engine cannot do, and with
+        `invalid_config` and all problems if the file would be wrong or cannot be written.
+        """
+        return self._send("PUT", _path(model, "assignment"), AssignmentView, asdict(wanted))
+
+    def clear_assignment(self, model: str) -> AssignmentView:
+        """Take back all that is assigned to the model."""
+        return self._send("DELETE", _path(model, "assignment"), AssignmentView)
+
     def logs(self, model: str, lines: int = 100) -> LogView:
         """The newest lines of the model's running or last engine."""
         return self._get(_path(model, "logs"), LogView, {"lines": lines})
@@ -168,6 +193,14 @@ class Client:
                 response = self._http.post(path)
             else:
                 response = self._http.post(path, json=body, timeout=self._patient)
+        return self._value(response, kind)
+
+    def _send(
+        self, method: str, path: str, kind: type[T], body: Mapping[str, object] | None = None
+    ) -> T:
+        """An order that changes what the server keeps; writing may take it as long as it does."""
+        with translated(self.url):
+            response = self._http.request(method, path, json=body, timeout=self._patient)
         return self._value(response, kind)
 
     def _value(self, response: httpx.Response, kind: type[T]) -> T:

@@ -8,20 +8,33 @@ Laws of this file:
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
+from modelyard.config.assigned import assigned
+from modelyard.config.assignment import Assignment
 from modelyard.config.kinds import ONE_DEVICE
 from modelyard.config.rules import devices_of
 from modelyard.config.schema import File, LimitsSection, ModelSection, ProfileSection
 from modelyard.config.sleep import levels_of
 from modelyard.config.tree import Node, Problem, locate
-from modelyard.config.values import Config, Devices, Engines, KeyPath, Server
+from modelyard.config.values import (
+    PRESETS,
+    SLEEP_PRESETS,
+    Config,
+    DeclaredModel,
+    Devices,
+    Engines,
+    Health,
+    KeyPath,
+    Server,
+)
 from modelyard.config.wording import shorten
 from modelyard.core.policy import Policy
-from modelyard.core.specs import Limits, ModelSpec, Need, Profile
+from modelyard.core.specs import Limits, ModelSpec, Need, Profile, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +45,13 @@ class Built:
     problems: list[Problem]
 
 
-def build(file: File, root: Node, path: Path | None, written: Mapping[KeyPath, str]) -> Built:
+def build(
+    file: File,
+    root: Node,
+    path: Path | None,
+    written: Mapping[KeyPath, str],
+    notes: Sequence[str] = (),
+) -> Built:
     """The `Config` that `file` describes; `root` tells who wrote which path."""
     paths = _Paths(root)
     server = dict(file.server)
@@ -42,6 +61,9 @@ def build(file: File, root: Node, path: Path | None, written: Mapping[KeyPath, s
     if llama_server not in (None, "builtin"):
         key: KeyPath = ("engines", "llama_server")
         llama_server = str(paths.resolve(Path(str(llama_server)), key))
+    vllm = file.engines.vllm
+    if vllm is not None and ("/" in vllm or vllm.startswith("~")):
+        vllm = str(paths.resolve(Path(vllm), ("engines", "vllm")))
     config = Config(
         server=Server(**server),
         models_dirs=tuple(
@@ -53,13 +75,21 @@ def build(file: File, root: Node, path: Path | None, written: Mapping[KeyPath, s
             sample_every_s=file.devices.sample_every_s,
         ),
         scheduling=Policy(**dict(file.scheduling)),
-        engines=Engines(llama_server=llama_server),
+        engines=Engines(llama_server=llama_server, vllm=vllm),
         models=tuple(
             _model(model_id, model, file.defaults, paths) for model_id, model in file.models.items()
         ),
         limits=Limits(**dict(file.defaults)),
         path=path.absolute() if path else None,
+        assigned=MappingProxyType(
+            {
+                model_id: Assignment(tuple(model.assigned.devices), model.assigned.options)
+                for model_id, model in file.models.items()
+                if model.assigned.devices or model.assigned.options
+            }
+        ),
         written=MappingProxyType(dict(written)),
+        notes=tuple(notes),
     )
     return Built(config, paths.problems)
 
@@ -87,11 +117,12 @@ def _model(model_id: str, model: ModelSection, defaults: LimitsSection, paths: _
     cwd = paths.resolve(model.cwd, (*key, "cwd")) if model.cwd else None
     if cwd is None and model.engine == "command":
         cwd = paths.folder(key)  # where a relative program and relative arguments are meant to be
-    preset = model.sleep if isinstance(model.sleep, str) else ""
-    return ModelSpec(
+    health = model.health.value()
+    kind = ModelSpec if health == Health() else partial(DeclaredModel, health=health)
+    spec = kind(
         id=model_id,
-        engine=model.engine,
-        tasks=frozenset(model.tasks),
+        engine=model.preset or model.engine,
+        tasks=frozenset(model.tasks) or _usual_tasks(model.preset),
         aliases=tuple(model.aliases),
         source=str(source) if source else None,
         options=MappingProxyType(model.options),
@@ -99,14 +130,33 @@ def _model(model_id: str, model: ModelSection, defaults: LimitsSection, paths: _
         command=tuple(model.command),
         env=MappingProxyType(model.env),
         cwd=str(cwd) if cwd else None,
-        health_path=model.health_path,
+        health_path=model.health_path or model.health.path,
         sleep=MappingProxyType({} if isinstance(model.sleep, str) else levels_of(model.sleep)),
-        sleep_preset=preset,
+        sleep_preset=_sleep_preset(model),
         preload=model.preload,
         pinned=model.pinned,
         priority=model.priority,
+        replicas=model.replicas.value(),
         limits=_limits(model, defaults),
     )
+    return assigned(spec, model.assigned.devices, model.assigned.options)
+
+
+def _usual_tasks(preset: str | None) -> frozenset[Task]:
+    """What a preset serves, as far as there are routes for it."""
+    known = frozenset(task.value for task in Task)
+    return frozenset(Task(name) for name in PRESETS.get(preset or "", ()) if name in known)
+
+
+def _sleep_preset(model: ModelSection) -> str:
+    """The engine whose sleep is meant: the one written, else the preset, if it needs no more.
+
+    SGLang would keep a copy of its weights in host memory, so it has to be asked for.
+    """
+    if isinstance(model.sleep, str):
+        return model.sleep
+    can = model.preset in SLEEP_PRESETS and model.preset != "sglang" and not model.sleep
+    return model.preset or "" if can else ""
 
 
 def _limits(model: ModelSection, defaults: LimitsSection) -> Limits:

@@ -20,7 +20,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from modelyard.config import units
 from modelyard.config.tree import EnvText
-from modelyard.config.values import ENGINE_NAMES
+from modelyard.config.values import ENGINE_NAMES, PRESETS
 from modelyard.config.wording import describe_kind, near_names, shorten
 from modelyard.core.specs import OptionValue, Task
 
@@ -150,9 +150,20 @@ def _read_task(value: object) -> Task:
 def _read_engine(value: object) -> str:
     if isinstance(value, str) and value in ENGINE_NAMES:
         return str(value)
+    if isinstance(value, str) and value in PRESETS:
+        raise ValueError(f"{shorten(value)} is a preset; write engine: command, preset: {value}")
     raise ValueError(
         f"{describe_kind(value)} is not an engine{near_names(value, ENGINE_NAMES)}; "
         f"write one of {', '.join(ENGINE_NAMES)}"
+    )
+
+
+def _read_preset(value: object) -> str:
+    if isinstance(value, str) and value in PRESETS:
+        return str(value)
+    raise ValueError(
+        f"{describe_kind(value)} is no program that Modelyard knows{near_names(value, PRESETS)}; "
+        f"write one of {', '.join(PRESETS)}, or a command of your own"
     )
 
 
@@ -195,6 +206,22 @@ def whole(least: int, most: int) -> Kind:
     return Kind(read, {"type": ["integer", "string"], **schema})
 
 
+def number(least: float, most: float) -> Kind:
+    """A number between two bounds, both included."""
+
+    def read(value: object) -> float:
+        if isinstance(value, EnvText) and re.fullmatch(r"[0-9]{1,9}(\.[0-9]{1,9})?", value):
+            value = float(value)
+        if not isinstance(value, int | float) or isinstance(value, bool):
+            raise ValueError(f"must be a number, not {describe_kind(value)}")
+        if not least <= value <= most:
+            raise ValueError(f"{shorten(value)} is not between {least:g} and {most:g}")
+        return float(value)
+
+    schema = {"minimum": least, "maximum": most, "pattern": _ENV_REFERENCE}
+    return Kind(read, {"type": ["number", "string"], **schema})
+
+
 def _positive(read: Callable[[object], Any], advice: str = "") -> Callable[[object], Any]:
     def read_positive(value: object) -> Any:
         number = read(value)
@@ -230,10 +257,18 @@ JsonObject = Annotated[dict[str, Any] | None, Kind(_read_object, {"type": "objec
 Boolean = Annotated[
     bool, Kind(_read_boolean, {"type": ["boolean", "string"], "pattern": _ENV_REFERENCE})
 ]
+BooleanOrAuto = Annotated[
+    bool | None,
+    Kind(_read_boolean, {"type": ["boolean", "string"], "pattern": _ENV_REFERENCE}).or_none("auto"),
+]
 TaskName = Annotated[
     Task, Kind(_read_task, {"type": "string", "enum": [task.value for task in Task]}, str)
 ]
 EngineName = Annotated[str, Kind(_read_engine, {"type": "string", "enum": list(ENGINE_NAMES)})]
+PresetName = Annotated[
+    str | None, Kind(_read_preset, {"type": "string", "enum": list(PRESETS)}).or_none()
+]
+PlaceOrAuto = Annotated[str | None, Kind(_read_filled_text, _FILLED).or_none("auto")]
 LlamaServer = Annotated[str | None, Kind(_read_llama_server, _FILLED).or_none("auto")]
 Option = Annotated[Any, Kind(_read_option, {})]
 Duration = Annotated[float, Kind(units.parse_duration, _DURATION, units.format_duration)]

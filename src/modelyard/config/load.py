@@ -1,7 +1,8 @@
 """Reads the configuration from everywhere it can be written, and builds the `Config`.
 
 Laws of this file:
-- Precedence: override (a flag) over `MODELYARD_*` variable over file over default, key by key.
+- Precedence: override (a flag) over `MODELYARD_*` variable over file over the variables of other
+  tools (`predecessors.py`) over default, key by key.
 - Every problem that can be found is reported in one `ConfigError`, in the order of the file.
 - Modules that need pydantic or ruamel are imported when something is loaded: programs that only
   pass a `Config` on start faster without them.
@@ -15,6 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from modelyard.config.environment import Expansion, settings
+from modelyard.config.predecessors import inherited
 from modelyard.config.tree import Node, Origin, Scalar, locate, nested, overlay, report
 from modelyard.config.values import Config
 from modelyard.core.errors import ConfigError
@@ -29,31 +31,47 @@ def default_path() -> Path | None:
     None if there is none. The current folder is not searched: a configuration names programs to
     start, and must not come from wherever a person happens to be.
     """
-    import platformdirs  # see the laws
-
-    path = platformdirs.user_config_path("modelyard", appauthor=False) / "modelyard.yaml"
+    path = usual_path()
     return path if path.is_file() else None
 
 
+def usual_path() -> Path:
+    """Where `default_path` looks, whether or not there is a file."""
+    import platformdirs  # see the laws
+
+    return platformdirs.user_config_path("modelyard", appauthor=False) / "modelyard.yaml"
+
+
 def load(
-    path: Path | None, *, env: Mapping[str, str], overrides: Mapping[str, Any] = _NO_OVERRIDES
+    path: Path | None,
+    *,
+    env: Mapping[str, str],
+    overrides: Mapping[str, Any] = _NO_OVERRIDES,
+    content: bytes | None = None,
 ) -> Config:
     """The configuration in the file at `path` (None: no file), under `env` and `overrides`.
 
     `overrides` maps dotted keys to values, `{"server.port": 9000}`; None means not given.
+    `content` stands for what the file at `path` holds, to see what it would mean.
     Raises ConfigError with every problem: the file cannot be read or is not YAML, keys are
     unknown, values are wrong, keys contradict each other.
     """
     from modelyard.config.build import build
     from modelyard.config.check import MOST_PROBLEMS, check, setting
-    from modelyard.config.read import read_file
+    from modelyard.config.read import read_file, read_text
     from modelyard.config.rules import broken_rules
     from modelyard.config.schema import settable_paths
 
     here = _current_folder()
-    root = Node({}, Origin("", here)) if path is None else read_file(path)
+    if path is None:
+        root = Node({}, Origin("", here))
+    elif content is None:
+        root = read_file(path)
+    else:
+        root = read_text(content, Origin(path.name, path.absolute().parent), str(path))
+    before, notes = inherited(env, here)
     from_env, unknown = settings(env, settable_paths(), here)
-    root = overlay(root, from_env)
+    root = overlay(overlay(before, root), from_env)
     for key, value in overrides.items():
         if value is not None:
             root = overlay(root, nested(key.split("."), _tree(value, Origin(_FLAGS, here))))
@@ -63,7 +81,7 @@ def load(
     unset = {problem.path for problem in expansion.problems}
     problems = expansion.problems + [problem for problem in found if problem.path not in unset]
     problems += broken_rules(file, wrong | {setting(key) for key in unset})
-    built = build(file, root, path, expansion.written)
+    built = build(file, root, path, expansion.written, notes)
     problems += built.problems
     if problems or unknown:
         ordered = sorted(problems, key=lambda problem: locate(root, problem.path).line or 0)

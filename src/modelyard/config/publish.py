@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelyard.config.units import format_mib
-from modelyard.config.values import Config, KeyPath
+from modelyard.config.values import PRESETS, Config, KeyPath, health_of
 from modelyard.core.specs import ModelSpec, Profile, Task
 
 HIDDEN = "<hidden>"
@@ -52,25 +52,29 @@ def describe(config: Config) -> dict[str, Any]:
 
 
 def _model(spec: ModelSpec) -> dict[str, Any]:
+    from modelyard.config.health import written_health
     from modelyard.config.schema import LimitsSection
     from modelyard.config.sections import written_keys
     from modelyard.config.sleep import written_levels
 
     return {
         "aliases": list(spec.aliases),
-        "engine": spec.engine,
+        "engine": "command" if spec.engine in PRESETS else spec.engine,
         "source": spec.source,
         "tasks": [task.value for task in Task if task in spec.tasks],
         "options": _without_secrets(spec.options),
         "profiles": [_profile(profile) for profile in spec.profiles],
         "command": _arguments(spec.command),
+        "preset": spec.engine if spec.engine in PRESETS else None,
         "env": _without_secrets(spec.env),
         "cwd": spec.cwd,
         "health_path": spec.health_path,
+        "health": written_health(health_of(spec)),
         "sleep": spec.sleep_preset or _without_secrets(written_levels(spec.sleep)),
         "preload": spec.preload,
         "pinned": spec.pinned,
         "priority": spec.priority,
+        "replicas": {"min": spec.replicas.min, "max": spec.replicas.max},
         **written_keys(LimitsSection, spec.limits),
     }
 

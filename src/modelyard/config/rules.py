@@ -102,11 +102,19 @@ def _has_source(model: ModelSection, broken: Set[str | int]) -> Iterator[Problem
         text = "is missing; the engine llamacpp needs the path of a .gguf file"
         advice = "" if not model.command else ", or write engine: command"
         yield Problem(("source",), text + advice)
+    reads_folders = model.engine in ("vllm", "transformers")
+    if reads_folders and not {"engine", "source"} & broken and model.source is None:
+        text = f"is missing; the engine {model.engine} needs the folder of a checkpoint"
+        yield Problem(("source",), text)
 
 
 def _has_command(model: ModelSection, broken: Set[str | int]) -> Iterator[Problem]:
-    if {"engine", "command", "profiles"} & broken:
+    if {"engine", "command", "preset", "profiles"} & broken:
         return
+    if model.engine != "command" and model.preset:
+        yield Problem(("preset",), "belongs to engine: command; add that, or remove this")
+    if model.engine == "vllm":
+        return  # its command says which vLLM is meant
     if model.engine != "command":
         if model.command:
             yield Problem(("command",), "belongs to engine: command; set that, or remove this")
@@ -115,7 +123,7 @@ def _has_command(model: ModelSection, broken: Set[str | int]) -> Iterator[Proble
                 text = "belongs to engine: command; set that, or remove this"
                 yield Problem(("profiles", at, "command"), text)
         return
-    if model.command or (model.profiles and all(p.command for p in model.profiles)):
+    if model.preset or model.command or (model.profiles and all(p.command for p in model.profiles)):
         return
     advice = 'write program and arguments, like ["./serve", "--port", "{port}"]'
     yield Problem(("command",), f"is missing; the engine command needs it: {advice}")
@@ -131,9 +139,28 @@ def _program_is_named(model: ModelSection, _: Set[str | int]) -> Iterator[Proble
 
 
 def _has_tasks(model: ModelSection, broken: Set[str | int]) -> Iterator[Problem]:
-    if model.engine == "command" and not {"engine", "tasks"} & broken and not model.tasks:
+    if model.preset or {"engine", "preset", "tasks"} & broken:
+        return
+    if model.engine == "command" and not model.tasks:
         text = "is missing; say what the program can be asked to do, like [chat]"
         yield Problem(("tasks",), text)
+
+
+def _replicas_in_order(model: ModelSection, broken: Set[str | int]) -> Iterator[Problem]:
+    if "replicas" not in broken and model.replicas.min > model.replicas.max:
+        yield Problem(("replicas", "min"), "is more than replicas.max; lower it")
+
+
+def _one_health_path(model: ModelSection, broken: Set[str | int]) -> Iterator[Problem]:
+    if model.health_path and model.health.path and not {"health_path", "health"} & broken:
+        yield Problem(("health", "path"), "is the same as health_path; remove one of them")
+
+
+def _assigned_devices(model: ModelSection, _: Set[str | int]) -> Iterator[Problem]:
+    devices = model.assigned.devices
+    if len(devices) > MAX_DEVICES:
+        text = f"names {len(devices)} devices; a profile can have at most {MAX_DEVICES}"
+        yield Problem(("assigned", "devices"), text)
 
 
 def _memory_or_profiles(model: ModelSection, broken: Set[str | int]) -> Iterator[Problem]:
@@ -157,7 +184,7 @@ def _profiles(model: ModelSection, _: Set[str | int]) -> Iterator[Problem]:
 def _sleep(model: ModelSection, broken: Set[str | int]) -> Iterator[Problem]:
     if not model.sleep or {"engine", "sleep"} & broken:
         return
-    if model.engine != "command":
+    if model.engine not in ("command", "vllm"):
         text = (
             f"belongs to engine: command; {model.engine} frees as much by stopping and starts "
             "again as fast as it would wake, so remove this and use idle_stop"
@@ -204,6 +231,9 @@ _MODEL_RULES: tuple[_Rule, ...] = (
     _has_command,
     _program_is_named,
     _has_tasks,
+    _one_health_path,
+    _replicas_in_order,
+    _assigned_devices,
     _memory_or_profiles,
     _profiles,
     _sleep,

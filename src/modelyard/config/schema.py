@@ -16,6 +16,8 @@ from typing import Annotated
 
 from pydantic import Field
 
+from modelyard.config.assigned import AssignedSection
+from modelyard.config.health import HealthSection
 from modelyard.config.kinds import (
     ARGUMENTS_ADVICE,
     Boolean,
@@ -31,12 +33,15 @@ from modelyard.config.kinds import (
     Mib,
     Name,
     Option,
+    PlaceOrAuto,
     PositiveDuration,
+    PresetName,
     Size,
     TaskName,
     Text,
     listed,
     mapped,
+    number,
     whole,
 )
 from modelyard.config.sections import Section, keys_of
@@ -49,10 +54,10 @@ from modelyard.config.values import (
     default_state_dir,
 )
 from modelyard.core.policy import Policy
-from modelyard.core.specs import Limits
+from modelyard.core.specs import Limits, Replicas
 
 _SERVER, _DEVICES, _SCHEDULING = Server(state_dir=Path()), Devices(), Policy()
-_ENGINES, _LIMITS = Engines(), Limits()
+_ENGINES, _LIMITS, _REPLICAS = Engines(), Limits(), Replicas()
 
 Names = Annotated[list[Name], listed(",")]
 Command = Annotated[list[Text], listed("\0", ARGUMENTS_ADVICE)]
@@ -125,8 +130,49 @@ class DevicesSection(Section):
 class SchedulingSection(Section):
     fair_after_s: Duration = Field(
         _SCHEDULING.fair_after_s,
-        description="A request that has waited this long may make a model in use leave, once its "
-        "requests in flight have ended.",
+        description="Least age bound: a model whose request has waited this long goes before all "
+        "younger ones and may have models in use drained. It grows with the two keys below.",
+    )
+    wait_factor: Annotated[float, number(0, 100)] = Field(
+        _SCHEDULING.wait_factor,
+        description="The age bound is at least this many times the median of the newest waits.",
+    )
+    away_factor: Annotated[float, number(0, 100)] = Field(
+        _SCHEDULING.away_factor,
+        description="The age bound is at least this many times as long as those who have to leave "
+        "would be away.",
+    )
+    residency_factor: Annotated[float, number(0, 100)] = Field(
+        _SCHEDULING.residency_factor,
+        description="A model in use stays at least this many times as long as the change that "
+        "replaces it takes, so that changes take at most 1/(1+factor) of the time.",
+    )
+    loss_factor: Annotated[float, number(0.01, 100)] = Field(
+        _SCHEDULING.loss_factor,
+        description="A model in use is drained once those who wait have waited this many times "
+        "what its own users will wait for it.",
+    )
+    reserve_factor: Annotated[float, number(1, 100)] = Field(
+        _SCHEDULING.reserve_factor,
+        description="Past this many age bounds, devices are kept free of newcomers for the model "
+        "that waits longest.",
+    )
+    rate_memory_s: PositiveDuration = Field(
+        _SCHEDULING.rate_memory_s,
+        description="How long a request counts when it is told how often a model is asked.",
+    )
+    prefetch: Boolean = Field(
+        _SCHEDULING.prefetch,
+        description="Bring models that had to leave back into memory that nobody needs.",
+    )
+    scale_up_after_s: Duration = Field(
+        _SCHEDULING.scale_up_after_s,
+        description="Start another replica, up to `replicas.max`, when requests have waited this "
+        "long for a place in those that run and memory is free.",
+    )
+    scale_down_after_s: PositiveDuration = Field(
+        _SCHEDULING.scale_down_after_s,
+        description="Stop a replica beyond `replicas.min` that nothing was asked of for this long.",
     )
     max_start_attempts: Annotated[int, whole(1, 100)] = Field(
         _SCHEDULING.max_start_attempts,
@@ -151,6 +197,27 @@ class EnginesSection(Section):
         description="`auto` uses the `llama-server` on the PATH if there is one, else the "
         "built-in; `builtin` is always the built-in; anything else is the program's path.",
     )
+    vllm: PlaceOrAuto = Field(
+        _ENGINES.vllm,
+        description="Where vLLM is: the path of its program, of a Python or of an environment's "
+        "folder, or the name of a conda or virtual environment; `auto` looks at the variable "
+        "`VLLM_BIN`, the PATH and Modelyard's own environment.",
+    )
+
+
+class ReplicasSection(Section):
+    min: Annotated[int, whole(0, 64)] = Field(
+        _REPLICAS.min,
+        description="So many are kept running, whether anybody asks or not, as memory allows.",
+    )
+    max: Annotated[int, whole(1, 64)] = Field(
+        _REPLICAS.max,
+        description="So many run at most: more than `min` only while requests wait for a place "
+        "and memory is free.",
+    )
+
+    def value(self) -> Replicas:
+        return Replicas(self.min, self.max)
 
 
 class LimitsSection(Section):
@@ -215,12 +282,13 @@ class ModelSection(LimitsSection):
     engine: EngineName = Field("llamacpp", description="What runs the model.")
     source: FilePathOrNone = Field(
         None,
-        description="File of the weights. Must be given for the engine `llamacpp`.",
+        description="File or folder of the weights. Must be given for the engines `llamacpp`, "
+        "`vllm` and `transformers`.",
     )
     tasks: Annotated[list[TaskName], listed(",")] = Field(
         [],
         description="What the model can be asked to do. Must be given for the engine `command`; "
-        "`llamacpp` recognises it from the file.",
+        "the others recognise it from the files.",
     )
     options: Options = Field({}, description="Options of the engine, by the engine's own names.")
     profiles: Annotated[list[Annotated[ProfileSection, mapped]], listed(",")] = Field(
@@ -231,7 +299,14 @@ class ModelSection(LimitsSection):
         description="Short for a single profile: memory on the host (`300MiB`), or on each device.",
     )
     command: Command = Field(
-        [], description="Program and arguments of the engine `command`; no shell reads it."
+        [],
+        description="Program and arguments of the engine `command`; no shell reads it. For the "
+        "engine `vllm` the vLLM to use in place of `engines.vllm`.",
+    )
+    preset: PresetName = Field(
+        None,
+        description="Program that the engine `command` knows how to start, so that `command` can "
+        "be left out.",
     )
     env: Annotated[dict[Name, Text], mapped] = Field(
         {}, description="Variables added to the clean environment that engines get."
@@ -244,15 +319,29 @@ class ModelSection(LimitsSection):
     health_path: HttpPath = Field(
         None, description="Route that answers 200 once the engine is ready; null asks the engine."
     )
+    health: Annotated[HealthSection, mapped] = Field(
+        default_factory=partial(HealthSection.model_validate, {}),
+        description="How the engine is found to be well.",
+    )
     sleep: Sleep = Field(
         {},
         description="How the engine gives its memory back and takes it again without being "
         "stopped. Only for the engine `command`.",
     )
+    assigned: Annotated[AssignedSection, mapped] = Field(
+        default_factory=partial(AssignedSection.model_validate, {}),
+        description="Devices and options that `modelyard assign` has written.",
+    )
     preload: Boolean = Field(False, description="Start the model together with the server.")
     pinned: Boolean = Field(False, description="Never stop the model to make room for another.")
     priority: Annotated[int, whole(-1000, 1000)] = Field(
-        0, description="Among waiting models the one with the higher priority goes first."
+        0,
+        description="Among waiting models the one with the higher priority goes first, and a "
+        "second of waiting for it counts twice as much for each step, up to 8.",
+    )
+    replicas: Annotated[ReplicasSection, mapped] = Field(
+        default_factory=partial(ReplicasSection.model_validate, {}),
+        description="How many engines of the model may run at a time, see below.",
     )
 
 
@@ -303,6 +392,12 @@ def section_of(path: KeyPath) -> type[Section]:
         within_model: dict[int, type[Section]] = {3: ModelSection, 5: ProfileSection}
         if path[2:3] == ("sleep",):
             within_model |= {5: SleepSection, 7: CallSection}
+        if path[2:3] == ("health",):
+            within_model |= {4: HealthSection}
+        if path[2:3] == ("replicas",):
+            within_model |= {4: ReplicasSection}
+        if path[2:3] == ("assigned",):
+            within_model |= {4: AssignedSection}
         return within_model.get(len(path), File)
     return SECTIONS.get(str(path[0]), File) if len(path) == 2 else File
 

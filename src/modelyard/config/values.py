@@ -13,18 +13,63 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
+from modelyard.config.assignment import Assignment
 from modelyard.core.policy import Policy
 from modelyard.core.specs import Limits, ModelSpec
 
-ENGINE_NAMES = ("llamacpp", "command")
+ENGINE_NAMES = ("llamacpp", "vllm", "transformers", "command")
 """Engines that a model can name. `app.py` gives each of them an adapter."""
 
 SLEEP_PRESETS = ("vllm", "sglang", "lmdeploy")
 """Engines whose sleep calls are known, so that a model needs to name only them.
 `engines.sleeping` knows the calls."""
 
+PRESETS: Mapping[str, tuple[str, ...]] = MappingProxyType({
+    "sglang": ("chat", "completion"),
+    "lmdeploy": ("chat", "completion"),
+    "tensorrt-llm": ("chat", "completion"),
+    "llama-server": ("chat", "completion"),
+    "mlx": ("chat", "completion"),
+    "ollama": ("chat", "completion"),
+    "tei": ("embedding",),
+    "infinity": ("embedding",),
+    "whisper.cpp": ("transcription",),
+    "kokoro": ("speech",),
+    "stable-diffusion.cpp": ("image",),
+})  # fmt: skip
+"""Programs that `engine: command` knows how to start, and what they serve unless `tasks` says
+otherwise. `engines.presets` knows the rest."""
+
+OPAQUE_PRESETS = frozenset({"ollama", "whisper.cpp", "kokoro", "stable-diffusion.cpp"})
+"""Those whose files are of kinds that the catalog cannot read."""
+
 KeyPath = tuple[str | int, ...]
 """Keys and list positions that lead to a value: `("models", "qwen", "tasks", 0)`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a model's engine is found to be well, beyond its health route answering."""
+
+    functional: bool | None = None
+    """Ask for one token or one vector before requests are sent; None where Modelyard knows the
+    engine, and not for a command of the user's own."""
+    timeout_s: float = 300.0
+    """Longest wait for that one token or vector."""
+    warm_up: bool = True
+    """Have engines that are slow to answer their first request answer one before they are ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class DeclaredModel(ModelSpec):
+    """A model of the file that says more than a `ModelSpec` holds."""
+
+    health: Health = Health()
+
+
+def health_of(spec: ModelSpec) -> Health:
+    """How the engine of `spec` is found to be well."""
+    return spec.health if isinstance(spec, DeclaredModel) else Health()
 
 
 def default_state_dir() -> Path:
@@ -77,6 +122,9 @@ class Engines:
     llama_server: str | None = None
     """Path of llama.cpp's server, `builtin` for the one in Modelyard, None for automatic: the
     `llama-server` on the PATH if there is one, else the built-in."""
+    vllm: str | None = None
+    """Path of a `vllm` program, of a Python, or of an environment's folder, or the name of a conda
+    or virtual environment; None for automatic: VLLM_BIN, the PATH, our own environment."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +141,11 @@ class Config:
     """Limits of models that the config does not name (found in `models_dirs`): `defaults`."""
     path: Path | None = None
     """The file this was read from, if any."""
+    assigned: Mapping[str, Assignment] = field(default_factory=lambda: MappingProxyType({}))
+    """What `modelyard assign` has written, by model; it is in `models` already."""
     written: Mapping[KeyPath, str] = field(
         default_factory=lambda: MappingProxyType({}), repr=False, compare=False
     )
     """Values that hold `${env:...}`, as they were written: what may be shown of them."""
+    notes: tuple[str, ...] = field(default=(), repr=False, compare=False)
+    """What a person should know of how this came about: variables of other tools, obeyed or not."""

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from statistics import median
 
 RECENT = 200
 """Waits from which the usual wait is told."""
+MOST = 0.9
+"""Share of the requests whose wait counts as usual."""
 ENOUGH = 50
 """Fewer waits than this tell nothing."""
 USUAL_SERVICE_S = 4.0
@@ -50,12 +51,15 @@ class Pace:
         self._changed += 1
 
     def usual_wait_s(self) -> float:
-        """The median of the newest waits; 0 until there are enough. Renewed now and then."""
+        """What nine of ten of the newest requests waited at most; 0 until there are enough.
+
+        Renewed now and then.
+        """
         if len(self.waits) < ENOUGH:
             return 0.0
         if self._changed >= RECENT // 10:
             self._changed = 0
-            self._usual = median(self.waits)
+            self._usual = sorted(self.waits)[int(len(self.waits) * MOST)]
         return self._usual
 
 

@@ -13,8 +13,10 @@ Laws of this file:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import combinations
 
 from modelyard.core.costs import SLEEP, Step
 from modelyard.core.demand import Pace
@@ -32,6 +34,12 @@ SOONEST_S, LATEST_S = 0.25, 5.0
 """Bounds of the time until an exchange is weighed again: what it depends on changes meanwhile."""
 DEEPER = (1, 2, STOP)
 """How deep everybody has to leave at least: deeper where less does not give enough."""
+FEW = 4
+"""Of the least missed, so many are tried in every combination."""
+MOST_LEAVING = 3
+"""Models in such a combination."""
+STAYS_S = 60.0
+"""How long an idle model usually stays until somebody needs its memory."""
 MOST_STEPS = 8
 """Steps of priority that count; 2 to this power is the largest weight."""
 
@@ -125,11 +133,54 @@ class Market:
             for each in self._candidates(newcomer, missing)
             if busy_too or not _is_busy(each)
         )
+        order = [each[-1] for each in ranked]
         for deep in DEEPER:
-            offers = self._enough([each[-1] for each in ranked], missing, deep)
+            offers = self._best_few(newcomer, order[:FEW], missing, deep)
+            offers = offers or self._enough(order, missing, deep)
             if offers is not None:
                 return offers
         return None
+
+    def _best_few(
+        self,
+        new: Newcomer,
+        ranked: Sequence[ReplicaState],
+        missing: Mapping[str, int],
+        deep: int,
+    ) -> list[Offer] | None:
+        """The cheapest among all small sets of the least missed."""
+        priced = []
+        for replica in ranked:
+            level = level_to_leave_to(replica, self._soon, at_least=deep)
+            offer = Offer(replica, level, gives(replica, level))
+            lost = self._absence(new, offer) + weight(new.slot) * new.asked * down_s(replica, level)
+            priced.append((lost, offer))
+        best: list[Offer] | None = None
+        least = math.inf
+        for size in range(1, min(MOST_LEAVING, len(priced)) + 1):
+            for several in combinations(priced, size):
+                offers = [offer for _, offer in several]
+                busy = [offer.replica for offer in offers if _is_busy(offer.replica)]
+                drain = weight(new.slot) * new.asked * self._drain_s(busy)
+                cost = drain + sum(lost for lost, _ in several)
+                if cost < least and _is_enough(offers, missing):
+                    least, best = cost, offers
+        return best
+
+    def _absence(self, new: Newcomer, offer: Offer) -> float:
+        """Weighted seconds that requests will wait because a replica has left.
+
+        Those that wait for it already and those that come while it is away wait for its return;
+        and if anybody asks for it within the time for which an idle model usually stays, somebody
+        pays for bringing it back.
+        """
+        slot = offer.replica.model
+        back, down = return_s(offer.replica, offer.level), down_s(offer.replica, offer.level)
+        away = self._pace.service_s + _down_again_s(new) + back + new.up_s
+        rate, full = self._share(offer.replica)
+        waits = len(slot.queue) * away + rate * away * away / (2.0 * (1.0 - full))
+        returns = rate / (rate + 1.0 / STAYS_S) * (back + down / 2.0)
+        return weight(slot) * (waits + returns)
 
     def _enough(
         self, ranked: Sequence[ReplicaState], missing: Mapping[str, int], deep: int
@@ -210,7 +261,7 @@ class Market:
         else:
             is_aged = new.oldest_s >= bound
             is_worth_it = asked < ours * new.asked or is_balanced or is_aged
-        cost = loss + ours * new.asked * arriving
+        cost = sum(self._absence(new, each) for each in offers) + ours * new.asked * arriving
         until = 0.5 if is_balanced else (enough / ours - new.waited_s) / max(1, new.asked)
         aged_in = bound - new.oldest_s - (arriving if busy else 0.0)
         until = max(min(until, aged_in), rested_at - now)
@@ -251,6 +302,13 @@ def _down_again_s(new: Newcomer) -> float:
 def _still_missing(missing: Mapping[str, int], given: Mapping[str, int]) -> dict[str, int]:
     after = {device: mib - given.get(device, 0) for device, mib in missing.items()}
     return {device: mib for device, mib in after.items() if mib > 0}
+
+
+def _is_enough(offers: Sequence[Offer], missing: Mapping[str, int]) -> bool:
+    return all(
+        sum(offer.gives_mib.get(device, 0) for offer in offers) >= mib
+        for device, mib in missing.items()
+    )
 
 
 def _without_superfluous(chosen: list[Offer], missing: Mapping[str, int]) -> list[Offer]:

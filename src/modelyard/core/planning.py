@@ -13,12 +13,13 @@ Laws of this file:
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from modelyard.core import exchange, placement
-from modelyard.core.costs import WAKE, Step
+from modelyard.core.costs import SLEEP, WAKE, Step
 from modelyard.core.demand import Pace
 from modelyard.core.exchange import Newcomer, Offer
 from modelyard.core.leaving import STOP, gives, has_room_for
@@ -27,8 +28,12 @@ from modelyard.core.policy import Policy
 from modelyard.core.specs import HOST_DEVICE, Device, Placement
 from modelyard.core.state import COMING, GOING, ModelState, ReplicaState, Reservation
 
-PREFETCHED = 4
-"""Models looked at when free memory is filled, the most valuable first."""
+LOOKED_AT = 8
+"""Waiting models that are looked at in one round, the most urgent first."""
+LATER_S = 1.0
+"""When the others are looked at again."""
+LEAST_S = 0.5
+"""What any change costs beside its duration: small models must not go first for ever."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,15 +230,21 @@ class Planner:
     # ------------------------------------------------------------------------------------- waiting
 
     def order(self, waiting: Iterable[ModelState]) -> list[ModelState]:
-        """Aged ones first, the oldest before; then by priority, then by requests per second of
-        bringing the model up (the larger batch for the cheaper change)."""
-        return sorted(waiting, key=self._rank)
+        """Aged ones first, the oldest before; then by priority, then by the time waited for each
+        second of the change (the larger batch for the cheaper change). At most LOOKED_AT."""
+        waiting = list(waiting)
+        first = heapq.nsmallest(LOOKED_AT, waiting, key=self._rank)
+        if len(waiting) > LOOKED_AT:
+            later = self._now + LATER_S
+            self.plan.look_at = {slot.spec.id: later for slot in waiting if slot not in first}
+        return first
 
     def _rank(self, slot: ModelState) -> tuple[float, float, float]:
         since = slot.waiting_since
         if self._now - since >= self._aged_after_s:
             return (0.0, since, 0.0)
-        return (1.0, -slot.spec.priority, -_asked(slot) / (self._up_s(slot) + 0.5))
+        change_s = self._up_s(slot) + self._down_s(slot) + LEAST_S
+        return (1.0, -slot.spec.priority, -self._waited_s(slot) / change_s)
 
     def is_starved(self, slot: ModelState) -> bool:
         """Whether it has waited so long that a place is kept free of newcomers for it."""
@@ -338,11 +349,9 @@ class Planner:
         """Bring back who had to leave, into memory that nobody needs; nobody leaves for it."""
         if not self._policy.prefetch:
             return
-        valued = [(self._return(replica), replica) for replica in candidates]
-        valued.sort(key=lambda pair: -pair[0])
-        for value, replica in valued[:PREFETCHED]:
-            if value > 0:
-                self.place_in_free_memory(replica)
+        best = max(candidates, key=self._return, default=None)
+        if best is not None and self._return(best) > 0:
+            self.place_in_free_memory(best)
 
     def _return(self, replica: ReplicaState) -> float:
         slot = replica.model
@@ -374,6 +383,12 @@ class Planner:
                 return 0.0
             choice = found
         return slot.costs.seconds(slot.spec, choice, Step.START)
+
+    def _down_s(self, slot: ModelState) -> float:
+        """How long the model takes to leave again, where it was or would first be placed."""
+        placed = slot.placement or _first_choice(slot, self._devices)
+        step = SLEEP[slot.sleep_levels[0]] if slot.sleep_levels else Step.STOP
+        return slot.costs.seconds(slot.spec, placed, step) if placed is not None else 0.0
 
 
 def _asked(slot: ModelState) -> int:

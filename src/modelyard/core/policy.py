@@ -9,14 +9,14 @@ from dataclasses import dataclass
 class Policy:
     """When waiting requests take memory from others, and how failed starts are repeated."""
 
-    fair_after_s: float = 20.0
+    fair_after_s: float = 10.0
     """Age bound: a model whose request has waited this long goes before all younger ones and may
     have models in use drained. It grows with the usual wait and the time that a change takes."""
-    wait_factor: float = 1.5
-    """The age bound is at least this many times the median of recent waits."""
+    wait_factor: float = 1.0
+    """The age bound is at least this many times the wait that nine of ten recent requests had."""
     away_factor: float = 2.0
     """The age bound is at least this many times the absence of those who would have to leave."""
-    residency_factor: float = 2.0
+    residency_factor: float = 3.0
     """A model in use stays at least this many times as long as the change that replaces it takes,
     so that changes cost at most 1 / (1 + factor) of the time."""
     loss_factor: float = 1.0
@@ -24,7 +24,7 @@ class Policy:
     its own users would lose."""
     reserve_factor: float = 2.0
     """Past this many age bounds the oldest model has a place kept free of newcomers."""
-    rate_memory_s: float = 120.0
+    rate_memory_s: float = 600.0
     """How long arrivals count when the rate of a model is told."""
     prefetch: bool = True
     """Models that had to leave come back into memory that nobody needs."""

@@ -13,7 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from modelyard.core.specs import Command, Endpoint, ModelSpec, Placement, Progress
+from modelyard.core.specs import Call, Command, Endpoint, ModelSpec, Placement, Progress
+from modelyard.engines.dialect import Dialect
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,26 @@ class Engine(Protocol):
 
     def health_path(self, spec: ModelSpec) -> str:
         """The route that answers 200 once the engine can serve requests."""
+        ...
+
+    def functional_probe(self, spec: ModelSpec) -> Call | None:
+        """The smallest request that shows that the model itself answers: one token, one vector.
+
+        It is made when the health route answers for the first time, and after an engine broke an
+        answer off. None makes no such request. `engines.probing` has a default for each task.
+        """
+        ...
+
+    def dialect(self, spec: ModelSpec) -> Dialect | None:
+        """How the engine wants to be asked where it is not as clients ask; None if it is."""
+        ...
+
+    def warm_up(self, spec: ModelSpec) -> Call | None:
+        """A request that is made once after a cold start, so that no client pays for the first.
+
+        Only for engines whose first request is slower than the functional probe shows; None for
+        all others.
+        """
         ...
 
     def progress(self, line: str) -> Progress | None:

@@ -16,8 +16,10 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
+from modelyard.config.values import health_of
 from modelyard.core.specs import (
     HOST_DEVICE,
+    Call,
     Command,
     Endpoint,
     ModelSpec,
@@ -25,8 +27,9 @@ from modelyard.core.specs import (
     Placement,
     Progress,
 )
-from modelyard.engines import reports
+from modelyard.engines import probing, reports
 from modelyard.engines.base import Failure
+from modelyard.engines.dialect import Dialect
 from modelyard.engines.sleeping import PRESETS
 from modelyard.engines.visibility import visible_devices
 
@@ -84,7 +87,7 @@ class CommandEngine:
         # A command on the host alone may be a script that chooses its own cards: it sees them all.
         seen = visible_devices(placement) if set(placement.claims_mib) - {HOST_DEVICE} else {}
         env = {**seen, **{name: fill(value, values) for name, value in spec.env.items()}}
-        return Command((_program(filled[0], spec.cwd), *filled[1:]), env=env, cwd=spec.cwd)
+        return Command((program_path(filled[0], spec.cwd), *filled[1:]), env=env, cwd=spec.cwd)
 
     def fixed_port(self, spec: ModelSpec) -> int | None:
         """`options.port`, for programs that choose their port themselves."""
@@ -93,6 +96,16 @@ class CommandEngine:
 
     def health_path(self, spec: ModelSpec) -> str:
         return spec.health_path or "/health"
+
+    def functional_probe(self, spec: ModelSpec) -> Call | None:
+        """Only where the model asks for it: which names and bodies a program takes is its own."""
+        return probing.smallest_request(spec) if health_of(spec).functional else None
+
+    def dialect(self, spec: ModelSpec) -> Dialect | None:  # noqa: ARG002 - OpenAI's own
+        return None
+
+    def warm_up(self, spec: ModelSpec) -> Call | None:  # noqa: ARG002 - nothing is known of it
+        return None
 
     def progress(self, line: str) -> Progress | None:
         """A percentage (as tqdm and most loaders print one), or a word that names a phase."""
@@ -128,7 +141,7 @@ def fill(text: str, values: Mapping[str, str]) -> str:
     return _BLANK.sub(replacement, text)
 
 
-def _program(program: str, cwd: str | None) -> str:
+def program_path(program: str, cwd: str | None) -> str:
     """A script or a path is taken from the command's own folder, a bare name from PATH."""
     is_path = "/" in program or Path(program).suffix.lower() in _SCRIPTS
     if cwd is not None and is_path and not Path(program).is_absolute():
@@ -156,18 +169,25 @@ def _problems(spec: ModelSpec) -> Iterator[str]:
             yield f"profiles[{index}].options.{name}: a command's options are its own arguments"
     yield from _option_problems(spec.options)
     for path, argv in commands.items():
-        yield from _command_problems(path, argv, spec)
-    yield from _sleep_problems(spec)
+        yield from command_problems(path, argv)
+        yield from _port_problems(path, argv, spec)
+    yield from sleep_problems(spec)
     for name, value in spec.env.items():
         yield from (f"env.{name}: {problem}" for problem in _unknown_blanks(value))
 
 
-def _command_problems(path: str, argv: Sequence[str], spec: ModelSpec) -> Iterator[str]:
+def command_problems(
+    path: str, argv: Sequence[str], known: Sequence[str] = BLANKS
+) -> Iterator[str]:
+    """What is wrong with a command that may hold the blanks `known`."""
     if not argv[0].strip():
         yield f"{path}[0]: the program's name is empty"
     for index, argument in enumerate(argv):
-        yield from (f"{path}[{index}]: {problem}" for problem in _unknown_blanks(argument))
-    used = {blank for text in (*argv, *spec.env.values()) for blank in _blanks(text)}
+        yield from (f"{path}[{index}]: {problem}" for problem in _unknown_blanks(argument, known))
+
+
+def _port_problems(path: str, argv: Sequence[str], spec: ModelSpec) -> Iterator[str]:
+    used = {blank for text in (*argv, *spec.env.values()) for blank in blanks(text)}
     if "port" not in used and _PORT_OPTION not in spec.options:
         yield (
             f"{path}: the command never uses {{port}}; where a script has a port of its own, "
@@ -185,7 +205,8 @@ def _option_problems(options: Mapping[str, OptionValue]) -> Iterator[str]:
             yield f"options.port: it must be between 1 and {_LAST_PORT}, not {value}"
 
 
-def _sleep_problems(spec: ModelSpec) -> Iterator[str]:
+def sleep_problems(spec: ModelSpec) -> Iterator[str]:
+    """What is wrong with the calls that put a model's engine to sleep and wake it."""
     if spec.sleep_preset and spec.sleep_preset not in PRESETS:
         known = ", ".join(PRESETS)
         yield f"sleep: {spec.sleep_preset!r} is no engine whose sleep is known; there are {known}"
@@ -200,14 +221,15 @@ def _sleep_problems(spec: ModelSpec) -> Iterator[str]:
                     yield f"sleep.{level}.{key}[{index}]: {call.path!r} is not a route"
 
 
-def _blanks(text: str) -> Iterator[str]:
+def blanks(text: str) -> Iterator[str]:
+    """The blanks in `text`, known or not."""
     return (found["name"] for found in _BLANK.finditer(text) if found["name"])
 
 
-def _unknown_blanks(text: str) -> Iterator[str]:
-    for name in _blanks(text):
-        if name not in BLANKS:
-            near = difflib.get_close_matches(name, BLANKS, n=1)
+def _unknown_blanks(text: str, known: Sequence[str] = BLANKS) -> Iterator[str]:
+    for name in blanks(text):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
             meant = f"did you mean {{{near[0]}}}? " if near else ""
-            known = ", ".join(f"{{{blank}}}" for blank in BLANKS)
-            yield f"{{{name}}} is not known; {meant}there are {known}"
+            listed = ", ".join(f"{{{blank}}}" for blank in known)
+            yield f"{{{name}}} is not known; {meant}there are {listed}"

@@ -17,6 +17,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from modelyard.core.defaults import CONTEXT_CHECKPOINTS, READING_CONTEXT, context_tokens
 from modelyard.core.specs import (
     HOST_DEVICE,
+    Call,
     Command,
     Endpoint,
     ModelSpec,
@@ -25,8 +26,9 @@ from modelyard.core.specs import (
     Progress,
     Task,
 )
-from modelyard.engines import llamacpp_options, llamacpp_output, reports
+from modelyard.engines import llamacpp_options, llamacpp_output, probing, reports
 from modelyard.engines.base import Failure
+from modelyard.engines.dialect import Dialect
 from modelyard.engines.llamacpp_table import CHAT_TEMPLATE_FILE
 from modelyard.engines.visibility import visible_devices
 
@@ -74,6 +76,15 @@ class LlamaCpp:
 
     def health_path(self, spec: ModelSpec) -> str:
         return spec.health_path or "/health"
+
+    def functional_probe(self, spec: ModelSpec) -> Call | None:
+        return probing.smallest_request(spec)
+
+    def dialect(self, spec: ModelSpec) -> Dialect | None:  # noqa: ARG002 - OpenAI's own
+        return None
+
+    def warm_up(self, spec: ModelSpec) -> Call | None:  # noqa: ARG002 - it warms itself up
+        return None
 
     def progress(self, line: str) -> Progress | None:
         return llamacpp_output.progress(line)

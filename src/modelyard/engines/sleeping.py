@@ -13,6 +13,10 @@ Sources, as of their releases of autumn 2026:
   `reload_weights` has run in every worker, which needs their memory back and not yet the KV cache's
   (docs.vllm.ai/en/latest/features/sleep_mode; vllm issue 29341). The prefix cache is cleared by a
   sleep in new versions and has to be reset in older ones; resetting an empty one does no harm.
+  Which version has what was read in the published packages: the flag and the routes from 0.7.3 on,
+  tags of `/wake_up` in 0.8.5, `/collective_rpc` and `reload_weights` in 0.10.2 and not in 0.9.2.
+  `is_sleep_mode_available` (platforms/interface.py) is CUDA alone at first, ROCm too in 0.11.2, XPU
+  too in 0.24.0. On a CPU the flag is refused, and the calls do nothing (v1/worker/cpu_worker.py).
 - SGLang: `/release_memory_occupation` and `/resume_memory_occupation` need `--enable-memory-saver`,
   and an engine without requests. The weights' content survives only under
   `--enable-weights-cpu-backup` (its model runner hands that flag to torch_memory_saver's region).
@@ -25,6 +29,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from types import MappingProxyType
+from typing import Final
 
 from modelyard.core.specs import Call, ModelSpec, SleepLevel
 
@@ -66,6 +71,40 @@ PRESETS: Mapping[str, Mapping[int, SleepLevel]] = MappingProxyType(
     }
 )
 """Sleep levels by the names that the config's `sleep` key knows (`config.values.SLEEP_PRESETS`)."""
+
+
+_LEVELS_SINCE: Final[Mapping[int, tuple[int, ...]]] = {1: (0, 7, 3), 2: (0, 10, 2)}
+_PLATFORMS_SINCE: Final[Mapping[str, tuple[int, ...]]] = {
+    "cuda": (0, 7, 3),
+    "rocm": (0, 11, 2),
+    "xpu": (0, 24, 0),
+}
+
+
+def vllm_levels(version: tuple[int, ...], platform: str) -> Mapping[int, SleepLevel]:
+    """The levels at which a vLLM of this version can sleep on this platform; perhaps none.
+
+    `version` is empty where it is not known, and then taken for a recent one; `platform` is `cuda`,
+    `rocm`, `xpu` or `cpu`, and empty where it is not known, which is taken for CUDA.
+    """
+    since = _PLATFORMS_SINCE.get(platform or "cuda")
+    if since is None or (version and version < since):
+        return MappingProxyType({})
+    levels = {
+        level: calls
+        for level, calls in _VLLM.items()
+        if not version or version >= _LEVELS_SINCE[level]
+    }
+    return MappingProxyType(levels)
+
+
+def why_vllm_cannot_sleep(platform: str) -> str:
+    """What to say where `vllm_levels` gives none."""
+    since = _PLATFORMS_SINCE.get(platform or "cuda")
+    if since is None:
+        return f"a vLLM built for {platform} cannot sleep: it has nothing on a GPU to give back"
+    wanted = ".".join(map(str, since))
+    return f"vLLM can sleep on {platform or 'cuda'} from {wanted} on; this one is older"
 
 
 def with_levels(spec: ModelSpec) -> ModelSpec:

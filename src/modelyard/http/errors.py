@@ -13,6 +13,7 @@ from modelyard.core.errors import ModelyardError
 
 STATUS: dict[str, int] = {
     "invalid_request": 400,
+    "invalid_config": 422,
     "wrong_task": 400,
     "forbidden": 403,
     "model_not_found": 404,

@@ -12,12 +12,14 @@ Laws of this file:
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from modelyard.core.errors import (
+    BadEngineAnswer,
     BodyTooLarge,
     EngineDied,
     EngineTimeout,
@@ -26,9 +28,10 @@ from modelyard.core.errors import (
     WrongTask,
 )
 from modelyard.core.specs import ModelSpec
+from modelyard.engines.dialect import Dialect
 from modelyard.http import openai
 from modelyard.http.errors import JSON_TYPE, headers_of, openai_error, status_of
-from modelyard.http.routes import Route
+from modelyard.http.routes import Route, request_line
 from modelyard.runtime.upstream import Connection, Headers, Lease
 
 if TYPE_CHECKING:
@@ -38,6 +41,8 @@ GONE_WAIT_S = 2.0
 """How long a request whose engine refused it waits for news of that engine's end."""
 MAX_ENGINE_ERROR = 64 * 1024
 """Bytes of an engine's error answer that are read."""
+MAX_REWRITTEN = 32 * 1024 * 1024
+"""Bytes of an answer that is rewritten as a whole."""
 MAX_REQUEST_ID = 128
 LINGER_S = 1.0
 """How long the rest of a refused body is read and dropped, so that the client sees the answer."""
@@ -99,6 +104,12 @@ class Exchange:
     """Whether anything came from the engine since the last look."""
     _error_status = 0
     _error_body = b""
+    _named: str | None = None
+    """The model's name as the client wrote it."""
+    _rewrite: Callable[[bytes, bytes], bytes] | None = None
+    """From the engine's whole answer and the request to what the client gets."""
+    _kept: tuple[int, Headers] | None = None
+    """Status and headers of an answer that is kept until it is whole."""
 
     def __init__(
         self,
@@ -225,6 +236,7 @@ class Exchange:
             self._refuse(error)
             return
         self._spec = spec
+        self._named = seen.model
         if seen.stream and self._route.streams:
             self._is_stream = True
             self._next_beat = self._since + self._gateway.settings.heartbeat_after_s
@@ -290,15 +302,25 @@ class Exchange:
 
     def _send(self, connection: Connection) -> None:
         self._connection = connection
-        body = self.body
+        first, body = self._route.engine_request, self.body
+        if connection.upstream.dialect is not None:
+            first, body = self._translated(connection.upstream.dialect)
         request: list[bytes | bytearray] = [
-            self._route.engine_request,
+            first,
             connection.upstream.host_line,
             *self._forwarded,
             b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (self._request_id, len(body)),
             body,
         ]
         connection.send(self, b"".join(request))
+
+    def _translated(self, dialect: Dialect) -> tuple[bytes, bytearray]:
+        """The request as this engine wants it; its answer will be as the client wants it."""
+        task = self._route.task
+        self._rewrite = dialect.answers.get(task)
+        path = dialect.paths.get(task)
+        first = self._route.engine_request if path is None else request_line(path.encode())
+        return first, bytearray(dialect.request(task, bytes(self.body), self._named))
 
     def hold_engine(self) -> None:
         if self._connection is not None and self._phase is Phase.ANSWERING:
@@ -319,6 +341,9 @@ class Exchange:
             self._error_status = status
         elif not self._head_sent:
             returned = [header for header in headers if header[0] not in NOT_RETURNED]
+            if self._rewrite is not None:
+                self._kept = status, returned
+                return
             self._is_stream = any(n == b"content-type" and EVENT_STREAM in v for n, v in returned)
             self._head = self._head_of(status, returned, length)
 
@@ -326,6 +351,9 @@ class Exchange:
         self._heard = True
         if self._error_status:
             self._engine_error(body, complete)
+            return
+        if self._kept is not None:
+            self._keep(body, complete)
             return
         if body:
             self._last_part = body
@@ -340,6 +368,19 @@ class Exchange:
         self._write(body)
         if complete:
             self._end(served=True)
+
+    def _keep(self, body: bytes, complete: bool) -> None:
+        """Collect an answer that is rewritten as a whole, and send it when it is complete."""
+        assert self._kept is not None, "kept from its beginning"
+        assert self._rewrite is not None, "kept to be rewritten"
+        assert self._spec is not None, "answered for a model"
+        self._last_part += body
+        if len(self._last_part) > MAX_REWRITTEN:
+            self._fail(BadEngineAnswer(self._spec.id, f"it is larger than {MAX_REWRITTEN} bytes"))
+        elif complete:
+            status, headers = self._kept
+            whole = self._rewrite(self._last_part, bytes(self.body))
+            self._whole_answer(status, headers, whole, served=True)
 
     def answer_fails(self, error: ModelyardError) -> None:
         self._connection = None

@@ -22,7 +22,12 @@ class Route:
     @property
     def engine_request(self) -> bytes:
         """The first line of the request that an engine gets."""
-        return b"POST %b HTTP/1.1\r\n" % self.engine_path
+        return request_line(self.engine_path)
+
+
+def request_line(path: bytes) -> bytes:
+    """The first line of a request to an engine's route."""
+    return b"POST %b HTTP/1.1\r\n" % path
 
 
 CHAT = Route(Task.CHAT, b"/v1/chat/completions", streams=True)

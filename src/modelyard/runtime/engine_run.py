@@ -3,6 +3,9 @@
 Laws of this file:
 - `live` never raises for anything the engine, the machine or the launcher does: it returns how the
   run ended, once, after no process of it is left and its memory was seen to be back.
+- An engine is ready when its process lives, its port takes connections, its health route answers
+  and it has given one token or one vector; a suspected one is cleared by the same layers. Its own
+  traffic proves as much: no probe is made where real requests are answered meanwhile.
 - Sleep and wake are orders within a run, carried out one at a time. A stop comes before all of
   them; an exit ends them.
 - Whatever interrupts the run (a stop, a time-out, a cancelled server) goes through the same
@@ -13,9 +16,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from modelyard.config.values import health_of
 from modelyard.core.errors import LaunchError
 from modelyard.core.events import StartEngine
 from modelyard.core.lifecycle import (
@@ -26,13 +30,14 @@ from modelyard.core.lifecycle import (
     SleepFailed,
     WakeFailed,
 )
-from modelyard.core.specs import Endpoint, Need, Progress
+from modelyard.core.specs import Call, Endpoint, Need, Progress
 from modelyard.engines.base import Engine, Failure
 from modelyard.launchers.base import EngineLog, Exit, Launcher, LogLine, Process
-from modelyard.runtime.control import ControlFailed, Unreachable, call
+from modelyard.runtime.control import ControlFailed, NoAnswer, Unreachable, call
 from modelyard.runtime.memory_watch import MemoryKept, MemoryWatch
 from modelyard.runtime.readiness import is_taken, until_ready
 from modelyard.runtime.upstream import Upstream
+from modelyard.runtime.vitals import Vitals
 
 REASON_LINES = 30
 """Log lines quoted when an engine ends before it is ready."""
@@ -42,7 +47,10 @@ failed to sleep or to wake, and may do so again."""
 MAX_SAID = 4000
 """Lines of an engine that are kept for its report of its memory."""
 HUNG_AFTER_S = 30.0
-"""How long an engine that broke an answer off may leave its health route unanswered."""
+"""How long an engine that broke an answer off may leave its health route or a probe unanswered."""
+PROBE_AGAIN_S = 1.0
+"""Pause between two probes of an engine that answers them with errors."""
+PROBING = Progress("trying the model")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +83,16 @@ class EngineRun:
     ) -> None:
         self.spec = start.spec
         self.run = start.run
+        self.key = start.key
+        """Names the replica: the model's id, with a number from the second on."""
         self.placement = start.placement
         self.engine = engine
         self.endpoint = endpoint
         self.progress: Progress | None = Progress("starting")
         self.upstream = Upstream(start.spec.id, start.run, endpoint, self._suspect)
+        self.vitals = Vitals(self._suspect)
+        self.upstream.answered = self.vitals.answered
+        self.upstream.dialect = engine.dialect(start.spec)
         self._memory = memory
         self._on_news = on_news
         self._on_suspicion = on_suspicion
@@ -92,6 +105,8 @@ class EngineRun:
         self._report_of = 0
         self._orders: asyncio.Queue[Suspend | Wake] = asyncio.Queue()
         self._suspected = asyncio.Event()
+        self._awake = True
+        """Whether requests would be answered: not between an order to sleep and the wake."""
         self._stop_asked = asyncio.Event()
         self._hastened = asyncio.Event()
         self._drain_until: float | None = None
@@ -149,7 +164,7 @@ class EngineRun:
             self.upstream.close()
             await process.stop(self._grace_s)
             self.upstream.gone.set()
-        await self._memory.until_back(self.spec.id, self.placement.claims_mib, before)
+        await self._memory.until_back(self.key, self.placement.claims_mib, before)
         if failure is None:
             return EngineExited(self.run)
         return EngineExited(self.run, failure.reason, failure.permanent)
@@ -161,7 +176,7 @@ class EngineRun:
         exited = asyncio.ensure_future(process.wait())
         stopped = asyncio.ensure_future(self._stop_asked.wait())
         path = self.engine.health_path(self.spec)
-        ready = asyncio.ensure_future(until_ready(self.endpoint, path))
+        ready = asyncio.ensure_future(self._until_ready(path))
         tasks: list[asyncio.Future[Any]] = [exited, stopped, ready]
         try:
             await asyncio.wait(
@@ -173,6 +188,9 @@ class EngineRun:
                 return self.engine.failure(str(exited.result()), self._last_lines(process))
             if not ready.done():
                 return None if stopped.done() else self._too_slow(process)
+            refused = ready.result()
+            if refused is not None:
+                return await self._refused(refused, exited, process)
             self.progress = None
             self._on_news(self, EngineReady(self.run))
             hung = asyncio.ensure_future(self._until_hung(path))
@@ -182,9 +200,7 @@ class EngineRun:
                 (exited, stopped, hung, obeying), return_when=asyncio.FIRST_COMPLETED
             )
             if hung.done() and not stopped.done():
-                return Failure(
-                    f"it broke an answer off and was silent for {HUNG_AFTER_S:g} s since"
-                )
+                return Failure(hung.result())
             obeying.cancel()
             if not exited.done():
                 await self._drain(exited)
@@ -195,6 +211,40 @@ class EngineRun:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _until_ready(self, path: str) -> ControlFailed | None:
+        """Return once the engine serves; what it answered if the model itself does not."""
+        await until_ready(self.endpoint, path)
+        health = health_of(self.spec)
+        calls = [
+            self._functional_probe(),
+            self.engine.warm_up(self.spec) if health.warm_up else None,
+        ]
+        try:
+            for probe in filter(None, calls):
+                self.progress = PROBING
+                self._on_progress(self)
+                await call(self.endpoint, probe)
+        except ControlFailed as refused:
+            return refused
+        return None
+
+    def _functional_probe(self) -> Call | None:
+        if health_of(self.spec).functional is False:
+            return None
+        return self.engine.functional_probe(self.spec)
+
+    async def _refused(
+        self, refused: ControlFailed, exited: asyncio.Future[Exit], process: Process
+    ) -> Failure:
+        """Why a start failed whose health route answered: the engine's end explains it better."""
+        await asyncio.wait((exited,), timeout=0 if isinstance(refused, NoAnswer) else EXIT_NEWS_S)
+        if exited.done():
+            return self.engine.failure(str(exited.result()), self._last_lines(process))
+        return Failure(
+            f"its health route answers, but the model does not: {refused}; last output: "
+            + _quote(self._last_lines(process))
+        )
 
     async def _drain(self, exited: asyncio.Future[Exit]) -> None:
         """Wait until no request is in flight, the drain's time is over, or the engine has ended."""
@@ -240,12 +290,13 @@ class EngineRun:
                 await self.upstream.drained()
         except TimeoutError:
             pass  # what is still in flight is ended by the engine, as a bounded drain promises
-        before = await self._memory.measure(self.spec.id)
+        self._awake = False
+        before = await self._memory.measure(self.key)
         for each in self.spec.sleep[order.level].enter:
             await call(self.endpoint, each)
         try:
             kept = await self._memory.after_sleep(
-                self.spec.id, self.placement.claims_mib, before, order.level
+                self.key, self.placement.claims_mib, before, order.level
             )
         except MemoryKept as reason:
             return SleepFailed(self.run, str(reason))
@@ -254,6 +305,7 @@ class EngineRun:
     async def _wake(self, order: Wake) -> EngineEvent:
         for each in self.spec.sleep[order.level].leave:
             await call(self.endpoint, each)
+        self._awake = True
         return EngineReady(self.run)
 
     def _suspect(self) -> None:
@@ -262,17 +314,41 @@ class EngineRun:
             self._suspected.set()
             self._on_suspicion(self, True)
 
-    async def _until_hung(self, path: str) -> None:
-        """Probe the engine whenever it is suspected; return if it stays silent for too long."""
+    async def _until_hung(self, path: str) -> str:
+        """Look at the engine whenever it is suspected; return why it is given up, if it is."""
         while True:
             await self._suspected.wait()
-            try:
-                async with asyncio.timeout(HUNG_AFTER_S):
-                    await until_ready(self.endpoint, path)
-            except TimeoutError:
-                return
+            complaint = await self._complaint(path)
+            if complaint:
+                return complaint
             self._suspected.clear()
             self._on_suspicion(self, False)
+
+    async def _complaint(self, path: str) -> str:
+        """What is wrong with a suspected engine; nothing, as soon as it is known to be well."""
+        well = self.vitals.well
+        refused: ControlFailed | None = None
+        is_up = False
+        try:
+            async with asyncio.timeout(HUNG_AFTER_S):
+                await until_ready(self.endpoint, path)
+                is_up = True
+                probe = self._functional_probe()
+                while probe is not None and self._awake and self.vitals.well == well:
+                    try:
+                        await call(self.endpoint, replace(probe, timeout_s=HUNG_AFTER_S))
+                        break
+                    except ControlFailed as error:
+                        refused = error
+                        await asyncio.sleep(PROBE_AGAIN_S)
+        except TimeoutError:
+            if refused is not None:
+                return f"its health route answers, but the model does not: {refused}"
+            if not (is_up and self.upstream.leases):
+                return f"it broke an answer off and was silent for {HUNG_AFTER_S:g} s since"
+            # Whoever is busy may leave one more request waiting; those in flight have a bound of
+            # their own (response_timeout), after which this engine is looked at again.
+        return ""
 
     # -------------------------------------------------------------------------------------- reasons
 

@@ -4,7 +4,8 @@ Laws of this file:
 - After a sleep the engine's memory is read until it has settled; an engine that kept most of it
   has not slept, whatever it answered.
 - After an exit the devices are read until the run's memory is back or a bound has passed. What is
-  not back by then is reported, and counts as a stranger's from then on.
+  not back by then is reported, and counts as a stranger's from then on. Where the driver tells
+  processes apart, what others take meanwhile in their own names is not waited for.
 - Where a driver does not tell what a process holds, or does not answer, the expectation stands in.
 """
 
@@ -77,7 +78,8 @@ class MemoryWatch:
         """Return once the GPUs hold nothing more of a run that has ended, or after a bound.
 
         Its memory counted as ours while it lived; what is not back is a stranger's now. `before` is
-        what strangers held while it lived.
+        what strangers held while it lived: the measure where the driver never told what the run
+        itself held.
         """
         gpus = [device for device in claims if device != HOST_DEVICE]
         if not gpus:
@@ -85,9 +87,13 @@ class MemoryWatch:
         deadline = asyncio.get_running_loop().time() + SETTLE_S
         while True:
             sample = await self._sample()
-            now = {d.id: d.strangers_mib for d in sample.devices if d.id not in sample.stale}
-            missing = {d: now[d] - before.get(d, 0) for d in gpus if d in now}
-            missing = {device: mib for device, mib in missing.items() if mib >= STILL_MIB}
+            grown = {d.id: d.strangers_mib - before.get(d.id, 0) for d in sample.devices}
+            missing = {**grown, **sample.returning_mib.get(model, {})}
+            missing = {
+                device: mib
+                for device, mib in missing.items()
+                if mib >= STILL_MIB and device in gpus and device not in sample.stale
+            }
             if not missing:
                 return
             if asyncio.get_running_loop().time() >= deadline:

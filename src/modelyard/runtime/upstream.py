@@ -20,6 +20,7 @@ import httptools
 
 from modelyard.core.errors import BadEngineAnswer, EngineDied, ModelyardError
 from modelyard.core.specs import Endpoint
+from modelyard.engines.dialect import Dialect
 
 FRESH_FOR_S = 2.0
 CONNECT_TIMEOUT_S = 5.0
@@ -45,6 +46,10 @@ class Receiver(Protocol):
         ...
 
 
+def _unheard(_: int) -> None:
+    """What becomes of an answer that nobody counts."""
+
+
 class Upstream:
     """One run of one engine, as seen by those who send requests to it."""
 
@@ -59,6 +64,10 @@ class Upstream:
         """Set when no process of the run is left."""
         self.broken = on_broken
         """Called when the engine broke an exchange off."""
+        self.answered: Callable[[int], None] = _unheard
+        """Called with the status of each answer that begins."""
+        self.dialect: Dialect | None = None
+        """How this engine wants to be asked, if not as clients ask."""
         self.host_line = b"host: %b\r\n" % str(endpoint).encode()
         self._loop = asyncio.get_running_loop()
         self._idle: list[Connection] = []
@@ -233,6 +242,7 @@ class Connection(asyncio.Protocol):
             return
         if status > 599:
             raise ValueError(f"there is no status {status}")
+        self.upstream.answered(status)
         length = None
         chunked = False
         for name, value in self._headers:

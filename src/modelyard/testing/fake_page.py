@@ -2,8 +2,9 @@
 
 Laws of this file:
 - Only the standard library is imported: every fake engine opens these books.
-- Memory is held by living processes. What a dead one held is gone with it, as a driver sees to;
-  a zombie is dead. A process is named by its pid and the moment of its birth.
+- Memory is held by living processes. What a dead one held is gone with it, as a driver sees to, and
+  nothing is held in its name; a zombie is dead. A process is named by its pid and the moment of its
+  birth.
 - Nothing is ever taken that is not free, and every change is told.
 """
 
@@ -43,7 +44,8 @@ class OutOfMemory(RuntimeError):
 
 
 class DeviceLost(RuntimeError):
-    """The device has vanished, has failed, or has lost what this process held on it."""
+    """The device has vanished, has failed, or has lost what this process held on it; or the process
+    that is to hold something is dead."""
 
 
 @dataclass(slots=True)
@@ -227,6 +229,9 @@ class Page:
         gpu = self.gpu(device)
         if not gpu.present or gpu.failure:
             raise DeviceLost(gpu.failure or f"{device} has fallen off the bus")
+        birth = "" if pid is None else birth_of(pid)
+        if pid is not None and not birth:
+            raise DeviceLost(f"process {pid} has ended, and holds nothing of {device} any more")
         before = self.held(device, pid)
         after = {tag: mib for tag, mib in {**before, **sizes}.items() if mib}
         change = sum(after.values()) - sum(before.values())
@@ -241,7 +246,6 @@ class Page:
                 " memory in use."
             )
         self.holdings = [held for held in self.holdings if (held.device, held.pid) != (device, pid)]
-        birth = "" if pid is None else birth_of(pid)
         self.holdings += [Holding(device, tag, mib, pid, birth) for tag, mib in after.items()]
         self.give_back(device, max(0, -change))
         self.tell("take" if change > 0 else "give", device, pid, named, change)

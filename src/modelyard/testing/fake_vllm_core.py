@@ -7,6 +7,8 @@ Laws of this file:
 - Only the standard library is imported: tests start hundreds of these.
 - Memory is moved in the order and by the reckoning of vLLM 0.32 (v1/worker/gpu_worker.py,
   device_allocator/cumem.py), with its words where it speaks of it.
+- What a worker measures it tells itself, of its own device: with tensor parallelism there is such a
+  line from each of them, as `Worker_TP0`, `Worker_TP1`; else the engine is its own worker.
 - The end of the socket ends nothing: without its API server this process stays and keeps what it
   holds, as the real one does (vLLM #55510). SIGTERM ends it at once. Workers, which exist with
   tensor parallelism only, end with it.
@@ -71,6 +73,12 @@ class EngineCore:
         pids = [worker.pid for worker in self._workers] or [os.getpid()]
         return list(zip(self.devices, pids, strict=True))
 
+    def _tell(self, rank: int, line: str) -> None:
+        if self._workers:
+            log(f"Worker_TP{rank}", line, pid=self._workers[rank].pid)
+        else:
+            say(line)
+
     def answer(self, message: Mapping[str, Any]) -> dict[str, Any]:
         """Perform one operation. Raises what a real one would die of: DeviceLost, at load anything.
 
@@ -120,23 +128,22 @@ class EngineCore:
         at_start = {device: self._free(device) for device in self.devices}
         for index, device in enumerate(self.devices):
             self._check_room(index, device)
-        say(f"[gpu_model_runner.py:4891] Starting to load model {args.model}...")
+        self._tell(0, f"[gpu_model_runner.py:4891] Starting to load model {args.model}...")
         self._load_weights()
         for device, pid in self.places:
             self.book.hold(device, {"activation": args.fake_activation}, pid=pid)
         say("[backends.py:1069] Dynamo bytecode transform time: 0.01 s")
         say("[backends.py:390] Compiling a graph for compile range (1, 2048) takes 0.01 s")
-        say(
-            f"[gpu_model_runner.py:6046] Estimated CUDA graph memory: {gib(args.fake_graphs)} total"
-        )
-        for device in self.devices:
-            self.kv[device] = self._kv_of(device, at_start[device])
+        graphs = gib(args.fake_graphs)
+        self._tell(0, f"[gpu_model_runner.py:6046] Estimated CUDA graph memory: {graphs} total")
+        for rank, device in enumerate(self.devices):
+            self.kv[device] = self._kv_of(rank, device, at_start[device])
         self._check_kv()
         for device, pid in self.places:
             self.book.hold(device, {"kv_cache": self.kv[device]}, pid=pid)
         self._capture_graphs()
-        for device in self.devices:
-            self._report(device, at_start[device])
+        for rank, device in enumerate(self.devices):
+            self._report(rank, device, at_start[device])
         say("[core.py:310] init engine (profile, create kv cache, warmup model) took"
             f" {args.fake_load / 2:.2f} seconds")  # fmt: skip
 
@@ -146,18 +153,15 @@ class EngineCore:
             if shard:
                 time.sleep(half / SHARDS)
             self._take("weights", self.weights * shard // SHARDS)
-            bar = (
-                f"{shard * 100 // SHARDS:3d}% Completed | {shard}/{SHARDS} [00:00<00:00,  9.99it/s]"
-            )
-            prefix = f"(EngineCore pid={os.getpid()}) "
-            print(
-                f"{prefix}Loading safetensors checkpoint shards: {bar}", file=sys.stderr, flush=True
-            )
+            done = f"{shard * 100 // SHARDS:3d}% Completed | {shard}/{SHARDS}"
+            bar = f"Loading safetensors checkpoint shards: {done} [00:00<00:00,  9.99it/s]"
+            print(f"(EngineCore pid={os.getpid()}) {bar}", file=sys.stderr, flush=True)
             if self.args.fake_crash_while_loading and shard == SHARDS // 2:
                 raise RuntimeError("the load was to fail halfway, as asked")
-        say(f"[default_loader.py:484] Loading weights took {half:.2f} seconds")
-        say(f"[model_runner.py:407] Model loading took {gib(self.weights)} memory and"
-            f" {half:.6f} seconds")  # fmt: skip
+        self._tell(0, f"[default_loader.py:484] Loading weights took {half:.2f} seconds")
+        took = f"{gib(self.weights)} memory and {half:.6f} seconds"
+        for rank in range(len(self.devices)):
+            self._tell(rank, f"[model_runner.py:407] Model loading took {took}")
 
     def _check_room(self, index: int, device: str) -> None:
         account = self.book.account(device)
@@ -171,7 +175,7 @@ class EngineCore:
                 " used by other processes."
             )
 
-    def _kv_of(self, device: str, free_at_start: int) -> int:
+    def _kv_of(self, rank: int, device: str, free_at_start: int) -> int:
         """What is left for the cache. Whatever others took meanwhile is billed to this engine."""
         account = self.book.account(device)
         if account.free_mib > free_at_start:
@@ -186,7 +190,7 @@ class EngineCore:
         kv: int = budget - consumed - self.args.fake_graphs
         if (fixed := self.args.kv_cache_memory_bytes) is not None:
             kv = fixed // _MIB
-        say(f"[gpu_worker.py:692] Available KV cache memory: {gib(kv)}")
+        self._tell(rank, f"[gpu_worker.py:692] Available KV cache memory: {gib(kv)}")
         return kv
 
     def _check_kv(self) -> None:
@@ -226,16 +230,17 @@ class EngineCore:
             time.sleep(self.args.fake_load / 6)
         print(file=sys.stderr, flush=True)
         self._take("graphs", self.args.fake_graphs)
-        say("[model_runner.py:791] Graph capturing finished in 1 secs, took"
-            f" {gib(self.args.fake_graphs)}")  # fmt: skip
+        took = gib(self.args.fake_graphs)
+        self._tell(0, f"[model_runner.py:791] Graph capturing finished in 1 secs, took {took}")
 
-    def _report(self, device: str, free_at_start: int) -> None:
+    def _report(self, rank: int, device: str, free_at_start: int) -> None:
         args, total = self.args, self.book.account(device).total_mib
         share = args.gpu_memory_utilization
         consumed = self.consumed[device]
         apart = consumed + args.fake_activation + args.fake_graphs
         fit, full = int(total * share) - apart, free_at_start - apart
-        say(
+        self._tell(
+            rank,
             f"[gpu_worker.py:955] Free memory on device ({free_at_start / 1024:.2f}/{gib(total)})"
             f" on startup. Desired GPU memory utilization is ({share}, {gib(total * share)})."
             f" Actual usage is {gib(consumed)} for consumed memory (weights + non-torch),"
@@ -243,7 +248,7 @@ class EngineCore:
             " CUDAGraph memory. Replace gpu_memory_utilization config with"
             f" `--kv-cache-memory={fit * _MIB}` ({gib(fit)}) to fit into requested memory, or"
             f" `--kv-cache-memory={full * _MIB}` ({gib(full)}) to fully utilize gpu memory."
-            f" Current kv cache memory in use is {gib(self.kv[device])}."
+            f" Current kv cache memory in use is {gib(self.kv[device])}.",
         )
 
     def _free(self, device: str) -> int:
@@ -261,15 +266,18 @@ class EngineCore:
             return
         with self.book.operation(self.devices, "sleep"):
             self._touch()
-            before = self._used()
+            before = {device: self._used(device) for device in self.devices}
             time.sleep(self.args.fake_sleep_time)
             if self.args.enable_sleep_mode and not self.args.fake_lie_about_sleep:
                 self._give_up(level)
-            freed = before - self._used()
-            if self.args.fake_lie_about_sleep:
-                freed = sum(self.kv.values()) + self.weights * len(self.devices)
-            say(f"[gpu_worker.py:217] Sleep mode freed {gib(freed)} memory,"
-                f" {gib(before - freed)} memory is still in use.")  # fmt: skip
+            for rank, device in enumerate(self.devices):
+                freed = before[device] - self._used(device)
+                if self.args.fake_lie_about_sleep:
+                    freed = self.kv[device] + self.weights
+                left = f"{gib(before[device] - freed)} memory is still in use."
+                self._tell(
+                    rank, f"[gpu_worker.py:217] Sleep mode freed {gib(freed)} memory, {left}"
+                )
         say(f"[abstract.py:315] It took {self.args.fake_sleep_time:.6f} seconds to fall asleep.")
         self.sleeping, self.level = set(_TAGS), level
 
@@ -327,8 +335,8 @@ class EngineCore:
         say("[gpu_worker.py:300] Reloading weights inplace...")
         return {}
 
-    def _used(self) -> int:
-        return sum(self.book.account(device).used_mib for device in self.devices)
+    def _used(self, device: str) -> int:
+        return self.book.account(device).used_mib
 
 
 def _worker(rank: int, python: str) -> subprocess.Popen[bytes]:
@@ -337,7 +345,7 @@ def _worker(rank: int, python: str) -> subprocess.Popen[bytes]:
     pipe = subprocess.PIPE
     worker = subprocess.Popen(command, executable=python, env=environment, stdin=pipe, stdout=pipe)
     assert worker.stdout is not None, "it was asked for"
-    worker.stdout.readline()  # it is up, or it has ended and the first use of its pid will tell
+    worker.stdout.readline()  # until it is up
     return worker
 
 
@@ -358,9 +366,9 @@ def _serve(wire: socket.socket, python: str) -> None:
     book = Book.of_environment()
     if book is None:
         raise RuntimeError("No CUDA GPUs are available: MODELYARD_FAKE_GPUS names no books")
-    core = EngineCore(args, book, python)
-    # A worker that dies takes the engine along.
+    # A worker that dies takes the engine along, and be it while it starts.
     signal.signal(signal.SIGCHLD, lambda *_: os._exit(1))
+    core = EngineCore(args, book, python)
     for line in lines:
         reply = dumps(core.answer(loads(line))).encode() + b"\n"
         with contextlib.suppress(ConnectionError):

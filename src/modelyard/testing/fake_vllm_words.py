@@ -25,10 +25,13 @@ def titled(title: str, module: str, *arguments: str) -> tuple[list[str], dict[st
     return [title, "-S", "-m", module, *arguments], environment
 
 
-def log(who: str, line: str, level: str = "INFO") -> None:
-    """One line as vLLM's logger writes it, with the prefix of the process that wrote it."""
+def log(who: str, line: str, level: str = "INFO", *, pid: int | None = None) -> None:
+    """One line as vLLM's logger writes it, with the prefix of the process that wrote it.
+
+    `pid` is that process's where it is not the caller.
+    """
     moment = time.strftime("%m-%d %H:%M:%S")
-    print(f"({who} pid={os.getpid()}) {level} {moment} {line}", flush=True)
+    print(f"({who} pid={pid or os.getpid()}) {level} {moment} {line}", flush=True)
 
 
 def gib(mib: float) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -125,7 +126,7 @@ async def test_a_log_begins_with_the_run_and_its_command_and_never_its_variables
 
     assert rest == ["1", "2"]
     assert re.match(r"=== 20\d\d-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00 run [0-9a-f]{32} ", head)
-    assert head.endswith(r"python -c 'print(1)\nprint(2)' 'a b'")
+    assert head.endswith(rf"{sys.executable} -c 'print(1)\nprint(2)' 'a b'")
     assert "secret" not in head
 
 

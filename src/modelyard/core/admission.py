@@ -16,12 +16,12 @@ from modelyard.core.specs import Device
 from modelyard.core.state import ModelState
 
 
-def check(models: Mapping[str, ModelState], devices: Sequence[Device], model: str) -> None:
+def check(models: Mapping[str, ModelState], devices: Sequence[Device], slot: ModelState) -> None:
     """Raise NoDevice or ModelTooLarge if no profile of the model can ever be placed."""
-    slot = models[model]
-    found, passed_over = placement.candidates(slot.spec, devices, slot.footprints)
+    model, ways = slot.spec.id, placement.ways(slot, devices)
+    found = [choice for choices in ways.profiles for choice in choices]
     if not found:
-        raise NoDevice(f"model {model!r} cannot be placed: {'; '.join(passed_over)}")
+        raise NoDevice(f"model {model!r} cannot be placed: {'; '.join(ways.lacking)}")
     pinned = [s for s in models.values() if s.spec.pinned and s.held_mib and s is not slot]
     left = {device.id: device.most_mib for device in devices}
     for other in pinned:

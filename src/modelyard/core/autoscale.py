@@ -9,6 +9,8 @@ Laws of this file:
 
 from __future__ import annotations
 
+import math
+
 from modelyard.core.lifecycle import State
 from modelyard.core.policy import Policy
 from modelyard.core.state import ModelState, ReplicaState
@@ -24,6 +26,11 @@ def wants_more(slot: ModelState, policy: Policy, now: float) -> bool:
     if any(replica.state is not State.READY for replica in serving):
         return False  # one is on its way
     return bool(slot.queue) and now - slot.queue.oldest.arrived >= policy.scale_up_after_s
+
+
+def wants_more_at(slot: ModelState, policy: Policy) -> float:
+    """When a model may begin to want another replica, if nothing changes; infinity for never."""
+    return slot.queue.oldest.arrived + policy.scale_up_after_s if slot.queue else math.inf
 
 
 def is_spare(replica: ReplicaState) -> bool:

@@ -57,7 +57,8 @@ def _who_holds_the_memory(
         for each in other.replicas
         if each.placement is not None and other is not slot
     ]
-    found, passed_over = placement.candidates(slot.spec, devices, slot.footprints)
+    ways = placement.ways(slot, devices)
+    found = [choice for choices in ways.profiles for choice in choices]
     left = placement.free(devices, [other.held_mib for other in others])
     lacking = [
         str(short)
@@ -75,4 +76,4 @@ def _who_holds_the_memory(
         if device.strangers_mib and device.capacity_mib < device.most_mib
     )
     held = "; ".join(part for part in (holders, strangers) if part)
-    return f"{'; '.join(lacking or passed_over)}; held by {held or 'nobody'}"
+    return f"{'; '.join(lacking or ways.lacking)}; held by {held or 'nobody'}"

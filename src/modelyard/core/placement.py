@@ -17,6 +17,7 @@ from itertools import groupby, islice
 from modelyard.core.devices import matching, short_name
 from modelyard.core.footprints import Footprints, kinds_of
 from modelyard.core.specs import Device, ModelSpec, Need, Placement, Profile
+from modelyard.core.state import ModelState, Ways
 
 MAX_CHOICES = 256
 """Choices of devices looked at for one profile; eight cards in pairs make 56."""
@@ -53,9 +54,13 @@ def candidates(
     return placements, passed_over
 
 
-def by_profile(found: Sequence[Placement]) -> list[list[Placement]]:
-    """The placements of each profile together, in order of preference."""
-    return [list(group) for _, group in groupby(found, key=lambda choice: choice.profile)]
+def ways(slot: ModelState, devices: Sequence[Device]) -> Ways:
+    """Every way to run a model; worked out once until devices or what is known of it change."""
+    if slot.ways is None:
+        found, lacking = candidates(slot.spec, devices, slot.footprints)
+        profiles = [list(group) for _, group in groupby(found, key=lambda each: each.profile)]
+        slot.ways = Ways(profiles, lacking)
+    return slot.ways
 
 
 def roomiest(choices: Sequence[Placement], *lefts: Mapping[str, int]) -> Placement | None:

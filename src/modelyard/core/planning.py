@@ -17,6 +17,7 @@ import heapq
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 
 from modelyard.core import exchange, placement
 from modelyard.core.costs import SLEEP, WAKE, Step
@@ -255,21 +256,18 @@ class Planner:
         """Find memory for a model that waits, now or by a promise."""
         profiles, passed_over = self._choices(replica)
         self.plan.passed_over[slot.spec.id] = passed_over
-        judged: list[exchange.Verdict] = []
+        judged: list[list[exchange.Verdict]] = []
         for choices in profiles:
             if self._settle(replica, choices):
                 return
-            verdicts = self._weigh(slot, replica, choices, busy_too=False)
-            judged += verdicts
-            if self._agree(replica, verdicts):
+            judged.append(self._weigh(slot, replica, choices))
+            if self._agree(replica, [each for each in judged[-1] if not each.drains]):
                 return
             passed_over.append(placement.shortage(choices, self._soon))
-        for choices in profiles:
-            verdicts = self._weigh(slot, replica, choices, busy_too=True)
-            judged += verdicts
+        for verdicts in judged:
             if self._agree(replica, verdicts):
                 return
-        self._put_off(slot, judged)
+        self._put_off(slot, [*chain.from_iterable(judged)])
 
     def place_in_free_memory(self, replica: ReplicaState) -> bool:
         """Bring a replica up if nobody has to leave for it and no GPU is busy with another."""
@@ -302,10 +300,10 @@ class Planner:
         slot: ModelState,
         replica: ReplicaState,
         choices: Sequence[Placement],
-        *,
-        busy_too: bool,
     ) -> list[exchange.Verdict]:
         found = []
+        asked, waited_s, down_s = _asked(slot), self._waited_s(slot), self._down_s(slot)
+        oldest_s = self._now - slot.waiting_since
         for choice in choices:
             gpus = self._gpus.intersection(choice.claims_mib)
             if not (self._moving.isdisjoint(gpus) and self._closed.isdisjoint(gpus)):
@@ -314,13 +312,14 @@ class Planner:
                 slot,
                 replica,
                 choice,
-                _asked(slot),
-                self._waited_s(slot),
-                self._now - slot.waiting_since,
+                asked,
+                waited_s,
+                oldest_s,
                 self._up_s(slot, choice),
+                down_s,
                 self._aged_after_s,
             )
-            verdict = self._market.judge(newcomer, busy_too=busy_too)
+            verdict = self._market.judge(newcomer)
             if verdict is not None:
                 found.append(verdict)
         return found
@@ -359,12 +358,11 @@ class Planner:
 
     # ------------------------------------------------------------------------------------- helpers
 
-    def _choices(self, replica: ReplicaState) -> tuple[list[list[Placement]], list[str]]:
-        slot = replica.model
+    def _choices(self, replica: ReplicaState) -> tuple[Sequence[Sequence[Placement]], list[str]]:
         if replica.state is State.ASLEEP and replica.placement is not None:
             return [[_waking(replica, replica.placement)]], []
-        found, passed_over = placement.candidates(slot.spec, self._devices, slot.footprints)
-        return placement.by_profile(found), passed_over
+        ways = placement.ways(replica.model, self._devices)
+        return ways.profiles, list(ways.lacking)
 
     def _waited_s(self, slot: ModelState) -> float:
         waited = slot.queue.waited_s(self._now)
@@ -397,8 +395,8 @@ def _asked(slot: ModelState) -> int:
 
 
 def _first_choice(slot: ModelState, devices: Sequence[Device]) -> Placement | None:
-    found, _ = placement.candidates(slot.spec, devices, slot.footprints)
-    return found[0] if found else None
+    profiles = placement.ways(slot, devices).profiles
+    return profiles[0][0] if profiles else None
 
 
 def _coming_back(replica: ReplicaState) -> Mapping[str, int]:

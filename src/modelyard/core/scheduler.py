@@ -235,6 +235,7 @@ class Scheduler:
                     self._count(replica)
             case FootprintLearned(_, profile, kinds, level, by_position):
                 slot.footprints.known[profile, kinds, level] = by_position
+                slot.ways = None
                 slot.look_at = 0.0
                 self._stale = True
             case CostKnown(_, profile, kinds, step, seconds):
@@ -255,7 +256,7 @@ class Scheduler:
             yield from self._revive(failed, now)
         try:
             if state not in HOLDING:
-                admission.check(self.models, self.devices, slot.spec.id)
+                admission.check(self.models, self.devices, slot)
             if len(slot.queue) >= slot.spec.limits.max_queue:
                 raise QueueFull(slot.spec.id, len(slot.queue), self._next_place_s(slot))
         except ModelyardError as error:
@@ -435,6 +436,7 @@ class Scheduler:
                     yield from self._stop(replica, "its definition changed", drain_s, now)
             if known.spec != spec:
                 known.spec = spec
+                known.ways = None
                 known.look_at = 0.0
                 self._resize(known, now)
                 yield Changed(model)
@@ -471,6 +473,8 @@ class Scheduler:
         self.devices = devices
         self._stale = True
         self._left = placement.free(devices, (each.held_mib for each in self._holders.values()))
+        for slot in self.models.values():
+            slot.ways = None
         present = {device.id for device in devices}
         for replica in tuple(self._holders.values()):
             claims = replica.placement.claims_mib if replica.placement else {}
@@ -482,7 +486,7 @@ class Scheduler:
             if not slot.queue or slot.serving:
                 continue
             try:
-                admission.check(self.models, devices, slot.spec.id)
+                admission.check(self.models, devices, slot)
             except ModelyardError as error:
                 yield from self._refuse_all(slot, error)
 
@@ -619,34 +623,39 @@ class Scheduler:
         waiting = {}
         for slot in self._wanted.values():
             replica = planning.startable(slot, now)
-            if replica is not None:
+            if replica is not None and replica.reservation is None:
                 waiting[replica] = slot
-        if not self._stale and all(slot.look_at > now for slot in waiting.values()):
-            self._look_again(waiting.values())
+        crowded = [slot for slot in self._wanted.values() if slot.replicas[1:]]
+        more = [slot for slot in crowded if autoscale.wants_more(slot, self.policy, now)]
+        if not (self._stale or more or any(slot.look_at <= now for slot in waiting.values())):
+            self._look_again(waiting.values(), crowded, now)
             return
         planner = Planner(
             tuple(self._holders.values()), self._left, self.devices, self.policy, self.pace, now
         )
         for replica in sorted(self._reserved, key=_reserved_since):
-            if planner.keep(replica):
-                waiting.pop(replica, None)
+            if not planner.keep(replica) and replica.model.wanted:
+                waiting[replica] = replica.model
         replica_of = {slot.spec.id: replica for replica, slot in waiting.items()}
         for slot in planner.order(waiting.values()):
             if self._stale or slot.look_at <= now or planner.is_starved(slot):
                 planner.place(slot, replica_of[slot.spec.id])
-        for slot in self._wanted.values():
-            if autoscale.wants_more(slot, self.policy, now):
-                replica = planning.next_replica(slot, now)
-                if replica is not None and planner.place_in_free_memory(replica):
-                    slot.scaled_at = now
+        for slot in more:
+            replica = planning.next_replica(slot, now)
+            if replica is not None:
+                planner.place_in_free_memory(replica)
         if not waiting and not self._reserved:
             planner.prefetch(self._evicted(now))
         self._stale = False
         yield from self._carry_out(planner.plan, now)
-        self._look_again(waiting.values())
+        self._look_again(waiting.values(), crowded, now)
 
-    def _look_again(self, waiting: Iterable[ModelState]) -> None:
-        self._alarms.set(PLAN, min((slot.look_at for slot in waiting), default=math.inf))
+    def _look_again(
+        self, waiting: Iterable[ModelState], crowded: Iterable[ModelState], now: float
+    ) -> None:
+        times = [slot.look_at for slot in waiting]
+        times += [autoscale.wants_more_at(slot, self.policy) for slot in crowded]
+        self._alarms.set(PLAN, min((at for at in times if at > now), default=math.inf))
 
     def _evicted(self, now: float) -> Iterator[ReplicaState]:
         """Who had to leave, and would still be here if nobody else had come."""

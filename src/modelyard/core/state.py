@@ -9,7 +9,7 @@ Laws of this file:
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from modelyard.core.costs import Costs
@@ -123,6 +123,15 @@ class ReplicaState:
         return {**claims, **over} if over else claims
 
 
+@dataclass(frozen=True, slots=True)
+class Ways:
+    """Every way to run a model, by profile in order of preference."""
+
+    profiles: Sequence[Sequence[Placement]]
+    lacking: Sequence[str]
+    """What each profile lacks that no choice of devices gives."""
+
+
 @dataclass(slots=True, eq=False)
 class ModelState:
     """One model: who waits for it, what is known of it, and its replicas."""
@@ -142,14 +151,12 @@ class ModelState:
     """Its engine failed to sleep or to wake: it is stopped instead until it is defined anew."""
     passed_over: list[str] = field(default_factory=list)
     """Why each profile before the chosen one was not taken when it was last placed."""
-    placements: list[list[Placement]] | None = None
-    """Every way to run it, by profile, in order of preference; None if not worked out yet."""
+    ways: Ways | None = None
+    """Every way to run it on the devices there are; None if not worked out yet."""
     wanted_since: float | None = None
     """Since when a person or `preload` wants it running, until it runs."""
     look_at: float = 0.0
     """Until then nothing that is known now makes it start, unless something changes."""
-    scaled_at: float = 0.0
-    """When the number of its replicas was last changed on purpose."""
     removed: bool = False
 
     @property

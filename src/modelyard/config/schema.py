@@ -25,6 +25,7 @@ from modelyard.config.kinds import (
     DurationOrNever,
     EngineName,
     FilePath,
+    FilePathOrAuto,
     FilePathOrNone,
     Host,
     HttpPath,
@@ -44,10 +45,18 @@ from modelyard.config.kinds import (
     number,
     whole,
 )
+from modelyard.config.remote import (
+    Circuit,
+    CircuitSection,
+    Upstreams,
+    UpstreamSection,
+    usual_circuit,
+)
 from modelyard.config.sections import Section, keys_of
 from modelyard.config.sleep import CallSection, Sleep, SleepSection
 from modelyard.config.values import (
     Devices,
+    Downloads,
     Engines,
     KeyPath,
     Server,
@@ -58,6 +67,7 @@ from modelyard.core.specs import Limits, Replicas
 
 _SERVER, _DEVICES, _SCHEDULING = Server(state_dir=Path()), Devices(), Policy()
 _ENGINES, _LIMITS, _REPLICAS = Engines(), Limits(), Replicas()
+_DOWNLOADS = Downloads()
 
 Names = Annotated[list[Name], listed(",")]
 Command = Annotated[list[Text], listed("\0", ARGUMENTS_ADVICE)]
@@ -135,7 +145,8 @@ class SchedulingSection(Section):
     )
     wait_factor: Annotated[float, number(0, 100)] = Field(
         _SCHEDULING.wait_factor,
-        description="The age bound is at least this many times the median of the newest waits.",
+        description="The age bound is at least this many times what nine of ten recent requests "
+        "waited at most.",
     )
     away_factor: Annotated[float, number(0, 100)] = Field(
         _SCHEDULING.away_factor,
@@ -202,6 +213,39 @@ class EnginesSection(Section):
         description="Where vLLM is: the path of its program, of a Python or of an environment's "
         "folder, or the name of a conda or virtual environment; `auto` looks at the variable "
         "`VLLM_BIN`, the PATH and Modelyard's own environment.",
+    )
+
+
+class DownloadsSection(Section):
+    dir: FilePathOrAuto = Field(
+        _DOWNLOADS.dir,
+        description="Models folder that `modelyard pull` puts models into; `auto` is the first of "
+        "`models_dirs` that is no other program's store, else a folder of this user's.",
+    )
+    parallel: Annotated[int, whole(1, 16)] = Field(
+        _DOWNLOADS.parallel, description="Downloads that run at a time; others wait."
+    )
+    offline: Boolean = Field(
+        _DOWNLOADS.offline,
+        description="Never ask a hub. `HF_HUB_OFFLINE=1` in the environment means the same.",
+    )
+    endpoint: PlaceOrAuto = Field(
+        _DOWNLOADS.endpoint,
+        description="Address of Hugging Face's hub or of a mirror; `auto` is that of the variable "
+        "`HF_ENDPOINT`, else the hub itself.",
+    )
+    token: PlaceOrAuto = Field(
+        _DOWNLOADS.token,
+        description="Token for Hugging Face's hub; `auto` is that of the variable `HF_TOKEN`, else "
+        "the one that `hf auth login` has kept.",
+    )
+    modelscope_endpoint: PlaceOrAuto = Field(
+        _DOWNLOADS.modelscope_endpoint,
+        description="Address of ModelScope; `auto` is `https://modelscope.cn`.",
+    )
+    modelscope_token: PlaceOrAuto = Field(
+        _DOWNLOADS.modelscope_token,
+        description="Token for ModelScope; `auto` is that of the variable `MODELSCOPE_API_TOKEN`.",
     )
 
 
@@ -287,8 +331,8 @@ class ModelSection(LimitsSection):
     )
     tasks: Annotated[list[TaskName], listed(",")] = Field(
         [],
-        description="What the model can be asked to do. Must be given for the engine `command`; "
-        "the others recognise it from the files.",
+        description="What the model can be asked to do. Must be given for the engines `command` "
+        "and `remote`; the others recognise it from the files.",
     )
     options: Options = Field({}, description="Options of the engine, by the engine's own names.")
     profiles: Annotated[list[Annotated[ProfileSection, mapped]], listed(",")] = Field(
@@ -307,6 +351,15 @@ class ModelSection(LimitsSection):
         None,
         description="Program that the engine `command` knows how to start, so that `command` can "
         "be left out.",
+    )
+    upstreams: Upstreams = Field(
+        [],
+        description="Where somebody else serves the model, for the engine `remote`: requests are "
+        "shared among them by weight, and go to another one where one fails.",
+    )
+    circuit: Circuit = Field(
+        default_factory=usual_circuit,
+        description="When an upstream that fails is left alone, for the engine `remote`.",
     )
     env: Annotated[dict[Name, Text], mapped] = Field(
         {}, description="Variables added to the clean environment that engines get."
@@ -367,6 +420,10 @@ class File(Section):
         default_factory=partial(EnginesSection.model_validate, {}),
         description="Where engines' programs lie.",
     )
+    downloads: Annotated[DownloadsSection, mapped] = Field(
+        default_factory=partial(DownloadsSection.model_validate, {}),
+        description="Where models are fetched from, and to.",
+    )
     defaults: Annotated[LimitsSection, mapped] = Field(
         default_factory=partial(LimitsSection.model_validate, {}),
         description="Limits of models that do not set their own.",
@@ -381,6 +438,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "devices": DevicesSection,
     "scheduling": SchedulingSection,
     "engines": EnginesSection,
+    "downloads": DownloadsSection,
     "defaults": LimitsSection,
 }
 """Sections that are no mapping of names."""
@@ -396,6 +454,10 @@ def section_of(path: KeyPath) -> type[Section]:
             within_model |= {4: HealthSection}
         if path[2:3] == ("replicas",):
             within_model |= {4: ReplicasSection}
+        if path[2:3] == ("upstreams",):
+            within_model |= {5: UpstreamSection}
+        if path[2:3] == ("circuit",):
+            within_model |= {4: CircuitSection}
         if path[2:3] == ("assigned",):
             within_model |= {4: AssignedSection}
         return within_model.get(len(path), File)

@@ -153,6 +153,43 @@ class BadEngineAnswer(ModelyardError):
         super().__init__(f"the engine of model {model!r} sent an answer that is not HTTP: {detail}")
 
 
+class UpstreamsFailed(ModelyardError):
+    """No upstream of a remote model could serve the request."""
+
+    code = "upstreams_failed"
+    retryable = True
+
+    def __init__(self, model: str, said: str, retry_after_s: float | None = None) -> None:
+        super().__init__(f"no upstream of model {model!r} could serve the request: {said}")
+        self.retry_after_s = retry_after_s
+
+
+class UpstreamRedirects(ModelyardError):
+    """An engine or a remote answered with a redirect, which is not followed."""
+
+    code = "upstream_redirects"
+
+    def __init__(self, model: str, status: int, target: str) -> None:
+        to = f" to {target}" if target else ""
+        super().__init__(
+            f"the upstream of model {model!r} answered with a redirect (status {status}){to}",
+            hint="redirects are not followed, because they would carry the request and its key "
+            "elsewhere; write the final address into the configuration",
+        )
+
+
+class UpstreamRefusesKey(ModelyardError):
+    """A remote does not accept the key that is configured for it."""
+
+    code = "upstream_refuses_key"
+
+    def __init__(self, model: str, upstream: str, status: int) -> None:
+        super().__init__(
+            f"{upstream} does not accept the key configured for model {model!r} (status {status})",
+            hint="set the upstream's `key` in the configuration",
+        )
+
+
 class ModelStopped(ModelyardError):
     """Somebody stopped or removed the model while the request waited."""
 

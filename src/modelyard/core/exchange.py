@@ -13,6 +13,7 @@ Laws of this file:
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -24,7 +25,8 @@ from modelyard.core.specs import Placement
 from modelyard.core.state import ModelState, ReplicaState
 
 DRAIN = 0.7
-"""Share of the mean time of service that is expected to be left of the requests in flight."""
+"""Expected drain in mean times of service, for each natural logarithm of the requests in flight and
+one: the longest of n random times grows like that."""
 PLACES = 16
 """Requests that an engine without a bound is taken to serve well at once."""
 FULL = 0.9
@@ -200,10 +202,15 @@ class Market:
 
     # ----------------------------------------------------------------------------------- the price
 
+    def _drain_s(self, busy: Sequence[Offer]) -> float:
+        """How long it takes until all requests in flight have ended: the longest of that many."""
+        most = max((offer.replica.in_flight for offer in busy), default=0)
+        return DRAIN * self._pace.service_s * math.log1p(most) if busy else 0.0
+
     def _weigh(self, new: Newcomer, offers: Sequence[Offer]) -> Verdict:
         policy, now = self._policy, self._now
         busy = [offer for offer in offers if offer.is_busy]
-        drain = DRAIN * self._pace.service_s if busy else 0.0
+        drain = self._drain_s(busy)
         arriving = drain + sum(offer.down_s for offer in offers) + new.up_s
         absent = arriving + self._pace.service_s + new.down_s
         loss = longest = fullest = asked = 0.0

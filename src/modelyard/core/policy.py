@@ -12,11 +12,11 @@ class Policy:
     fair_after_s: float = 10.0
     """Age bound: a model whose request has waited this long goes before all younger ones and may
     have models in use drained. It grows with the usual wait and the time that a change takes."""
-    wait_factor: float = 1.0
+    wait_factor: float = 1.2
     """The age bound is at least this many times the wait that nine of ten recent requests had."""
     away_factor: float = 2.0
     """The age bound is at least this many times the absence of those who would have to leave."""
-    residency_factor: float = 3.0
+    residency_factor: float = 4.0
     """A model in use stays at least this many times as long as the change that replaces it takes,
     so that changes cost at most 1 / (1 + factor) of the time."""
     loss_factor: float = 1.0

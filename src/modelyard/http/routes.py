@@ -34,6 +34,7 @@ CHAT = Route(Task.CHAT, b"/v1/chat/completions", streams=True)
 COMPLETION = Route(Task.COMPLETION, b"/v1/completions", streams=True)
 EMBEDDING = Route(Task.EMBEDDING, b"/v1/embeddings")
 RERANK = Route(Task.RERANK, b"/v1/rerank")
+SCORE = Route(Task.RERANK, b"/v1/score")
 
 INFERENCE: dict[bytes, Route] = {
     b"/v1/chat/completions": CHAT,
@@ -42,4 +43,6 @@ INFERENCE: dict[bytes, Route] = {
     b"/v1/rerank": RERANK,
     b"/v2/rerank": RERANK,
     b"/rerank": RERANK,
+    b"/v1/score": SCORE,
+    b"/score": SCORE,
 }

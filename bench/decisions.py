@@ -54,6 +54,7 @@ class Played:
         self.now = 0.0
         self._heap: list[tuple[float, int, object]] = []
         self._count = itertools.count()
+        self._tickets = itertools.count()
         self._in_flight: dict[tuple[str, int], int] = {}
         self._leaving: set[tuple[str, int]] = set()
         self.names = [f"m{number:04}" for number in range(models)]
@@ -71,7 +72,7 @@ class Played:
 
     def play(self, requests: int) -> None:
         """So many arrivals, and what follows from them until the last has come."""
-        for ticket in range(requests):
+        for _ in range(requests):
             arrives = self.now + self.dice.expovariate(LOAD)
             self._until(arrives)
             self.now = arrives
@@ -80,7 +81,7 @@ class Played:
             if run is not None:
                 self._begin(model, run)
             else:
-                self._tell(RequestWaits(model, ticket))
+                self._tell(RequestWaits(model, next(self._tickets)))
 
     def _until(self, moment: float) -> None:
         while True:

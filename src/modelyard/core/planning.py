@@ -15,9 +15,9 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import chain, takewhile
 
 from modelyard.core import exchange, placement
 from modelyard.core.costs import SLEEP, WAKE, Step
@@ -185,6 +185,7 @@ class Planner:
     def _reserve(
         self, replica: ReplicaState, chosen: Placement, leaving: Sequence[Offer] = ()
     ) -> None:
+        self.plan.passed_over[replica.spec.id] = self._passed_over(replica, chosen)
         for offer in leaving:
             placement.give(self._soon, offer.gives_mib)
             self._market.take(offer.replica)
@@ -244,18 +245,28 @@ class Planner:
         since = slot.waiting_since
         if self._now - since >= self._aged_after_s:
             return (0.0, since, 0.0)
-        change_s = self._up_s(slot) + self._down_s(slot) + LEAST_S
-        return (1.0, -slot.spec.priority, -self._waited_s(slot) / change_s)
+        if slot.change_s is None:
+            slot.change_s = self._up_s(slot) + self._down_s(slot) + LEAST_S
+        return (1.0, -slot.spec.priority, -self._waited_s(slot) / slot.change_s)
 
     def is_starved(self, slot: ModelState) -> bool:
         """Whether it has waited so long that a place is kept free of newcomers for it."""
         waited = self._now - slot.waiting_since
         return waited >= self._policy.reserve_factor * self._aged_after_s
 
-    def place(self, slot: ModelState, replica: ReplicaState) -> None:
-        """Find memory for a model that waits, now or by a promise."""
-        profiles, passed_over = self._choices(replica)
-        self.plan.passed_over[slot.spec.id] = passed_over
+    def place(self, replica: ReplicaState, changed: Set[str] | None = None) -> None:
+        """Find memory for a model that waits, now or by a promise.
+
+        `changed` are the devices on which anything is new since the model was last looked at; None
+        looks at all of them.
+        """
+        slot = replica.model
+        profiles = self._profiles(replica)
+        if changed is not None:
+            profiles = [
+                [choice for choice in choices if not changed.isdisjoint(choice.claims_mib)]
+                for choices in profiles
+            ]
         judged: list[list[exchange.Verdict]] = []
         for choices in profiles:
             if self._settle(replica, choices):
@@ -263,16 +274,15 @@ class Planner:
             judged.append(self._weigh(slot, replica, choices))
             if self._agree(replica, [each for each in judged[-1] if not each.drains]):
                 return
-            passed_over.append(placement.shortage(choices, self._soon))
         for verdicts in judged:
             if self._agree(replica, verdicts):
                 return
-        self._put_off(slot, [*chain.from_iterable(judged)])
+        known = math.inf if changed is None else slot.look_at
+        self._put_off(slot, [*chain.from_iterable(judged)], known)
 
     def place_in_free_memory(self, replica: ReplicaState) -> bool:
         """Bring a replica up if nobody has to leave for it and no GPU is busy with another."""
-        profiles, _ = self._choices(replica)
-        for choices in profiles:
+        for choices in self._profiles(replica):
             idle = [c for c in choices if self._moving.isdisjoint(c.claims_mib)]
             if self._settle(replica, idle, self._left):
                 return True
@@ -333,12 +343,11 @@ class Planner:
         self._reserve(replica, best.choice, best.offers)
         return True
 
-    def _put_off(self, slot: ModelState, judged: Sequence[exchange.Verdict]) -> None:
-        if not judged:
-            self.plan.look_at[slot.spec.id] = math.inf  # until something changes
-            return
-        self.plan.look_at[slot.spec.id] = min(verdict.look_at for verdict in judged)
-        if not self._closed and self.is_starved(slot):
+    def _put_off(self, slot: ModelState, judged: Sequence[exchange.Verdict], known: float) -> None:
+        """Look at the model again when one of the exchanges may be worth it, or at what is known
+        of those that were not weighed now; if there are none, when something changes."""
+        self.plan.look_at[slot.spec.id] = min([known, *(each.look_at for each in judged)])
+        if judged and not self._closed and self.is_starved(slot):
             cheapest = min(judged, key=lambda verdict: verdict.cost)
             self._closed |= self._gpus.intersection(cheapest.choice.claims_mib)
 
@@ -358,11 +367,18 @@ class Planner:
 
     # ------------------------------------------------------------------------------------- helpers
 
-    def _choices(self, replica: ReplicaState) -> tuple[Sequence[Sequence[Placement]], list[str]]:
+    def _profiles(self, replica: ReplicaState) -> Sequence[Sequence[Placement]]:
         if replica.state is State.ASLEEP and replica.placement is not None:
-            return [[_waking(replica, replica.placement)]], []
+            return [[_waking(replica, replica.placement)]]
+        return placement.ways(replica.model, self._devices).profiles
+
+    def _passed_over(self, replica: ReplicaState, chosen: Placement) -> list[str]:
+        """Why each profile before the chosen one was not taken."""
+        if replica.state is State.ASLEEP:
+            return replica.model.passed_over
         ways = placement.ways(replica.model, self._devices)
-        return ways.profiles, list(ways.lacking)
+        before = takewhile(lambda each: each[0].profile != chosen.profile, ways.profiles)
+        return [*ways.lacking, *(placement.shortage(each, self._soon) for each in before)]
 
     def _waited_s(self, slot: ModelState) -> float:
         waited = slot.queue.waited_s(self._now)

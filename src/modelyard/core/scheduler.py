@@ -106,8 +106,10 @@ class Scheduler:
         """The models that somebody waits for."""
         self._reserved: list[ReplicaState] = []
         """The replicas that memory is promised to."""
-        self._stale = True
-        """Whether something changed since the last plan that may let others start."""
+        self._changed: set[str] = set()
+        """The devices on which something is new since the last plan."""
+        self._all_changed = True
+        """Whether more is new than can be told by device."""
         self._closing = False
 
     # ------------------------------------------------------------------------------------ hot path
@@ -148,7 +150,7 @@ class Scheduler:
             replica.changing_since = now
         if not self._wanted:
             return []
-        self._stale = True
+        self._changed.update(replica.held_mib)
         return self._decide(now)
 
     # -------------------------------------------------------------------------------------- events
@@ -235,10 +237,11 @@ class Scheduler:
                     self._count(replica)
             case FootprintLearned(_, profile, kinds, level, by_position):
                 slot.footprints.known[profile, kinds, level] = by_position
-                slot.ways = None
+                slot.ways = slot.change_s = None
                 slot.look_at = 0.0
-                self._stale = True
+                self._all_changed = True
             case CostKnown(_, profile, kinds, step, seconds):
+                slot.change_s = None
                 slot.costs.known.setdefault((profile, kinds, Step(step)), seconds)
             case DemandKnown(_, rate, service_s, ended):
                 slot.demand.recall(rate, service_s, ended, now)
@@ -334,6 +337,7 @@ class Scheduler:
                 self._wanted[slot.spec.id] = slot
                 yield from self._apply(replica, RestartPutOff(), now)
         before = replica.state
+        self._changed.update(replica.held_mib)
         yield from self._apply(replica, news, now)
         match news:
             case EngineReady() if replica.state is State.READY:
@@ -348,7 +352,7 @@ class Scheduler:
             case EngineExited():
                 yield from self._after_exit(replica, before, now)
         self._count(replica)
-        self._stale = True
+        self._changed.update(replica.held_mib)
         yield from self._look_at(slot, now)
         for other in tuple(self._holders.values()):
             yield from self._demote(other, now)
@@ -367,6 +371,7 @@ class Scheduler:
         placed = replica.placement
         if placed is None:
             return
+        replica.model.change_s = None
         seconds = replica.model.costs.learn(placed, step, now - replica.changing_since)
         yield CostLearned(replica.spec.id, placed.profile, placed.kinds, step.value, seconds)
 
@@ -410,7 +415,7 @@ class Scheduler:
         return min(self.policy.backoff_max_s, self.policy.backoff_s * 2.0 ** (failures - 1))
 
     def _models_changed(self, specs: Iterable[ModelSpec], now: float) -> Iterator[SchedulerAction]:
-        self._stale = True
+        self._all_changed = True
         new = {spec.id: spec for spec in specs}
         for model, slot in tuple(self.models.items()):
             if model not in new:
@@ -436,7 +441,7 @@ class Scheduler:
                     yield from self._stop(replica, "its definition changed", drain_s, now)
             if known.spec != spec:
                 known.spec = spec
-                known.ways = None
+                known.ways = known.change_s = None
                 known.look_at = 0.0
                 self._resize(known, now)
                 yield Changed(model)
@@ -471,10 +476,10 @@ class Scheduler:
     ) -> Iterator[SchedulerAction]:
         """Replicas on a device that vanished end; who waits for what cannot be had is told."""
         self.devices = devices
-        self._stale = True
+        self._all_changed = True
         self._left = placement.free(devices, (each.held_mib for each in self._holders.values()))
         for slot in self.models.values():
-            slot.ways = None
+            slot.ways = slot.change_s = None
         present = {device.id for device in devices}
         for replica in tuple(self._holders.values()):
             claims = replica.placement.claims_mib if replica.placement else {}
@@ -596,7 +601,7 @@ class Scheduler:
 
     def _decide(self, now: float) -> list[SchedulerAction]:
         actions = [*self._serve(now)]
-        if self._wanted or self._stale:
+        if self._wanted or self._changed or self._all_changed:
             if not self._closing:
                 actions += self._plan(now)
             actions += self._serve(now)  # those behind a gate that opened again
@@ -604,11 +609,12 @@ class Scheduler:
 
     def _serve(self, now: float) -> Iterator[SchedulerAction]:
         for slot in tuple(self._wanted.values()):
-            if slot.queue:
+            if slot.queue and any(replica.has_room() for replica in slot.replicas):
                 yield from self._grants(slot, now)
             if not slot.wanted:
                 del self._wanted[slot.spec.id]
-                self._stale = True
+                self._changed.update(slot.held_mib)  # it may be idle now
+                self._all_changed |= not slot.held_mib  # others may leave that were to stay
 
     def _grants(self, slot: ModelState, now: float) -> Iterator[SchedulerAction]:
         while slot.queue and (replica := choose(slot.replicas, None)) is not None:
@@ -627,7 +633,9 @@ class Scheduler:
                 waiting[replica] = slot
         crowded = [slot for slot in self._wanted.values() if slot.replicas[1:]]
         more = [slot for slot in crowded if autoscale.wants_more(slot, self.policy, now)]
-        if not (self._stale or more or any(slot.look_at <= now for slot in waiting.values())):
+        changed = None if self._all_changed else self._changed
+        is_due = any(slot.look_at <= now for slot in waiting.values())
+        if not (is_due or more or changed is None or changed):
             self._look_again(waiting.values(), crowded, now)
             return
         planner = Planner(
@@ -638,15 +646,18 @@ class Scheduler:
                 waiting[replica] = replica.model
         replica_of = {slot.spec.id: replica for replica, slot in waiting.items()}
         for slot in planner.order(waiting.values()):
-            if self._stale or slot.look_at <= now or planner.is_starved(slot):
-                planner.place(slot, replica_of[slot.spec.id])
+            if slot.look_at <= now or planner.is_starved(slot):
+                planner.place(replica_of[slot.spec.id])
+            elif changed is None or changed:
+                planner.place(replica_of[slot.spec.id], changed)
         for slot in more:
             replica = planning.next_replica(slot, now)
             if replica is not None:
                 planner.place_in_free_memory(replica)
         if not waiting and not self._reserved:
             planner.prefetch(self._evicted(now))
-        self._stale = False
+        self._all_changed = False
+        self._changed = set()
         yield from self._carry_out(planner.plan, now)
         self._look_again(waiting.values(), crowded, now)
 
@@ -749,8 +760,9 @@ class Scheduler:
             return
         replica.reservation = None
         self._reserved.remove(replica)
-        self._stale = True
+        self._changed.update(reservation.placement.claims_mib)
         for leaver, _ in reservation.leaving:
+            self._changed.update(leaver.held_mib)
             if leaver.promised_to == replica.spec.id and leaver.state not in GOING:
                 leaver.promised_to = ""
 

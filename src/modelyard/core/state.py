@@ -155,6 +155,8 @@ class ModelState:
     """Every way to run it on the devices there are; None if not worked out yet."""
     wanted_since: float | None = None
     """Since when a person or `preload` wants it running, until it runs."""
+    change_s: float | None = None
+    """Seconds to bring it up and to have it leave again; None if not worked out yet."""
     look_at: float = 0.0
     """Until then nothing that is known now makes it start, unless something changes."""
     removed: bool = False

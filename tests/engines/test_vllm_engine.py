@@ -477,6 +477,14 @@ def test_the_root_cause_is_told_in_one_sentence(line: str, failure: Failure) -> 
     assert engine().failure("exit code 1", [core, *raised]) == failure
 
 
+def test_where_the_cause_is_no_longer_there_the_log_is_pointed_to() -> None:
+    last = [*AFTER, "resource_tracker.py:254: UserWarning: leaked", "  warnings.warn('x')"]
+
+    told = engine().failure("exit code 1", last).reason
+
+    assert told == "its engine process did not start; `modelyard logs` tells why"
+
+
 def test_a_killed_or_silent_engine_is_explained_too() -> None:
     assert "memory runs out" in engine().failure("killed by SIGKILL", []).reason
     assert engine().failure("exit code 3", []).reason == "exit code 3, and it printed nothing"

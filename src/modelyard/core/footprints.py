@@ -45,15 +45,22 @@ class Footprints:
 
     known: dict[tuple[str, str, int], ByPosition] = field(default_factory=dict)
 
-    def claims(self, profile: str, chosen: Sequence[Device], expected: Need) -> dict[str, int]:
-        """What to claim on each device, given what is declared or estimated."""
+    def claims(
+        self, profile: str, chosen: Sequence[Device], expected: Need, *, is_budget: bool = False
+    ) -> dict[str, int]:
+        """What to claim on each device, given what is declared or estimated.
+
+        `is_budget` says that the engine is told to take what is expected, and does not start where
+        less is free, even if it was measured to take less.
+        """
         known = self.known.get((profile, kinds_of(chosen), AWAKE), {})
         claims = dict(expected)
         for at, device in enumerate(chosen):
             if device.kind == HOST_DEVICE:
                 claims[device.id] = max(expected.get(device.id, 0), known.get(HOST_DEVICE, 0))
             elif str(at) in known:
-                claims[device.id] = min(known[str(at)], device.most_mib)
+                least = expected.get(device.id, 0) if is_budget else 0
+                claims[device.id] = min(max(known[str(at)], least), device.most_mib)
         return claims
 
     def residue(self, placed: Placement, level: int) -> dict[str, int]:

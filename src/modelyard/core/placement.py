@@ -19,6 +19,8 @@ from modelyard.core.footprints import Footprints, kinds_of
 from modelyard.core.specs import Device, ModelSpec, Need, Placement, Profile
 from modelyard.core.state import ModelState, Ways
 
+BUDGETED = frozenset({"vllm"})
+"""Engines that are given a budget and look whether it is free before they take it."""
 MAX_CHOICES = 256
 """Choices of devices looked at for one profile; eight cards in pairs make 56."""
 
@@ -150,7 +152,7 @@ def _placement(
     }
     return Placement(
         profile.name,
-        footprints.claims(profile.name, chosen, expected),
+        footprints.claims(profile.name, chosen, expected, is_budget=spec.engine in BUDGETED),
         tuple(device.id for device in chosen),
         kinds_of(chosen),
     )

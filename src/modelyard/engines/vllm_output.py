@@ -164,6 +164,8 @@ def failure(exit_text: str, last_lines: Sequence[str]) -> Failure:
         if signal in exit_text:
             return explained
     causes = [line for line in said if _ERROR.match(line) and not _AROUND.search(line)]
+    if not causes and any(_AROUND.search(line) for line in said):
+        return Failure("its engine process did not start; `modelyard logs` tells why")
     tail = f": {(causes or said)[-1]}" if said else ", and it printed nothing"
     return Failure(f"{exit_text}{tail}"[:_LONGEST])
 

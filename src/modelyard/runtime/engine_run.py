@@ -15,6 +15,7 @@ Laws of this file:
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -39,6 +40,11 @@ from modelyard.runtime.readiness import is_taken, until_ready
 from modelyard.runtime.upstream import Upstream
 from modelyard.runtime.vitals import Vitals
 
+log = logging.getLogger("modelyard")
+
+CAUSE_LINES = 400
+"""Log lines in which the cause of an engine's end is looked for: vLLM prints long tracebacks after
+it."""
 REASON_LINES = 30
 """Log lines quoted when an engine ends before it is ready."""
 EXIT_NEWS_S = 2.0
@@ -185,7 +191,9 @@ class EngineRun:
                 return_when=asyncio.FIRST_COMPLETED,
             )
             if exited.done():
-                return self.engine.failure(str(exited.result()), self._last_lines(process))
+                return self.engine.failure(
+                    str(exited.result()), self._last_lines(process, CAUSE_LINES)
+                )
             if not ready.done():
                 return None if stopped.done() else self._too_slow(process)
             refused = ready.result()
@@ -215,19 +223,30 @@ class EngineRun:
     async def _until_ready(self, path: str) -> ControlFailed | None:
         """Return once the engine serves; what it answered if the model itself does not."""
         await until_ready(self.endpoint, path)
-        health = health_of(self.spec)
-        calls = [
-            self._functional_probe(),
-            self.engine.warm_up(self.spec) if health.warm_up else None,
-        ]
-        try:
-            for probe in filter(None, calls):
-                self.progress = PROBING
-                self._on_progress(self)
+        if (probe := self._functional_probe()) is not None:
+            self.progress = PROBING
+            self._on_progress(self)
+            try:
                 await call(self.endpoint, probe)
-        except ControlFailed as refused:
-            return refused
+            except ControlFailed as refused:
+                return refused
+        await self._warm_up()
         return None
+
+    async def _warm_up(self) -> None:
+        """Have the engine compute once, so that the first request is not the slow one.
+
+        An engine that refuses this very request may still serve all others.
+        """
+        warm_up = self.engine.warm_up(self.spec) if health_of(self.spec).warm_up else None
+        if warm_up is None:
+            return
+        self.progress = PROBING
+        self._on_progress(self)
+        try:
+            await call(self.endpoint, warm_up)
+        except ControlFailed as refused:
+            log.warning("model %s: its warm-up request failed: %s", self.spec.id, refused)
 
     def _functional_probe(self) -> Call | None:
         if health_of(self.spec).functional is False:
@@ -240,7 +259,7 @@ class EngineRun:
         """Why a start failed whose health route answered: the engine's end explains it better."""
         await asyncio.wait((exited,), timeout=0 if isinstance(refused, NoAnswer) else EXIT_NEWS_S)
         if exited.done():
-            return self.engine.failure(str(exited.result()), self._last_lines(process))
+            return self.engine.failure(str(exited.result()), self._last_lines(process, CAUSE_LINES))
         return Failure(
             f"its health route answers, but the model does not: {refused}; last output: "
             + _quote(self._last_lines(process))
@@ -364,8 +383,8 @@ class EngineRun:
             f"it ended by itself ({how}); last output: {_quote(self._last_lines(process))}"
         )
 
-    def _last_lines(self, process: Process) -> Sequence[str]:
-        return [line.text for line in process.log.tail(REASON_LINES)]
+    def _last_lines(self, process: Process, lines: int = REASON_LINES) -> Sequence[str]:
+        return [line.text for line in process.log.tail(lines)]
 
     def _heard(self, line: LogLine) -> None:
         self._on_line(self, line)

@@ -25,6 +25,9 @@ from modelyard.cli import (
     exits,
     import_,
     models,
+    plan,
+    pull,
+    rm,
     run,
     serve,
     simulate,
@@ -53,8 +56,11 @@ app.command()(sleeping.sleep)
 app.command()(sleeping.wake)
 app.command()(assign.assign)
 app.command()(models.logs)
+app.command()(plan.plan)
 app.command()(simulate.simulate)
 app.command("import")(import_.import_config)
+app.command()(pull.pull)
+app.command()(rm.rm)
 app.command()(about.info)
 app.add_typer(configure.commands)
 app.command()(about.version)

@@ -7,10 +7,12 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modelyard.cli.available import list_available
 from modelyard.cli.exits import BadUsage
 from modelyard.cli.memory import print_memory
 from modelyard.cli.options import Json, Model, NoWait, Timeout, Url
 from modelyard.cli.output import note, print_json, print_pairs, print_table, say
+from modelyard.cli.queue import print_waiting
 from modelyard.cli.words import (
     NOTHING,
     ago,
@@ -50,6 +52,10 @@ def ps(
         bool,
         typer.Option("--memory", help="Show each device, and who claims and holds what of it."),
     ] = False,
+    waiting: Annotated[
+        bool,
+        typer.Option("--waiting", help="Show each request that waits: its place, why, how long."),
+    ] = False,
     url: Url = None,
     as_json: Json = False,
 ) -> None:
@@ -58,6 +64,9 @@ def ps(
 
     if by_memory:
         print_memory(url, as_json)
+        return
+    if waiting:
+        print_waiting(url, as_json)
         return
     with Client(url) as client:
         views = [view for view in client.models() if everything or _is_active(view)]
@@ -71,15 +80,27 @@ def ps(
     print_table(PS_COLUMNS, [_ps_row(view, now) for view in views])
     for view in views:
         if view.waiting_for and view.state not in ("starting", "ready", "waking"):
-            say(f"{view.id} waits: {view.waiting_for}")
+            say(f"{view.id} waits: {view.waiting_for}{_outlook(view)}")
         elif view.reason and view.state in ("backoff", "failed"):
             say(f"{view.id} failed: {view.reason}")
 
 
-def list_models(url: Url = None, as_json: Json = False) -> None:
+def list_models(
+    available: Annotated[
+        bool,
+        typer.Option(
+            "--available", help="Models on the disk that no configuration declares, and downloads."
+        ),
+    ] = False,
+    url: Url = None,
+    as_json: Json = False,
+) -> None:
     """List all models, running or not."""
     from modelyard.client import Client
 
+    if available:
+        list_available(url, as_json)
+        return
     with Client(url) as client:
         views = client.models()
     if as_json:
@@ -214,6 +235,14 @@ def logs(
         note(f"{log.model} has not run since the server was started; there is no log yet.")
 
 
+def _outlook(view: ModelView) -> str:
+    """What is next for those who wait, as the end of a sentence."""
+    if view.next_step is None or view.expected_s is None:
+        return ""
+    place = f", place {view.position}" if view.position else ""
+    return f". Next: {view.next_step}{place}, in about {span(view.expected_s)}"
+
+
 def _is_active(view: ModelView) -> bool:
     return view.state != "stopped" or bool(view.queued) or view.waiting_for is not None
 
@@ -249,7 +278,7 @@ def _pairs(view: ModelView, log_path: str | None, now: float) -> list[tuple[str,
         ("Name", view.id),
         ("Aliases", ", ".join(view.aliases)),
         ("State", doing(view)),
-        ("Waits", view.waiting_for),
+        ("Waits", view.waiting_for and f"{view.waiting_for}{_outlook(view)}"),
         ("Failed", view.reason and f"{view.reason}\n{counted(view.failures, 'failure')} in a row"),
         ("Tasks", listed(view.tasks)),
         ("Engine", view.engine),
@@ -269,6 +298,7 @@ def _pairs(view: ModelView, log_path: str | None, now: float) -> list[tuple[str,
         ("Preload", "yes" if view.preload else "no"),
         ("Pinned", "yes" if view.pinned else "no"),
         ("Priority", str(view.priority)),
+        ("Replicas", ", ".join(f"{each.number} {each.state}" for each in view.replicas)),
         ("Logs", log_path and short_path(log_path)),
     ]
     return [(name, str(value)) for name, value in pairs if value]

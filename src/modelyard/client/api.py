@@ -22,8 +22,10 @@ from modelyard.client.errors import NotModelyard
 from modelyard.client.streams import Answer, Events, Stream
 from modelyard.client.wire import Embeddings, Ranked, Ranking, decoded, refusal, translated
 from modelyard.config.assignment import AssignmentView, Reloaded, Wanted
+from modelyard.config.plans import Ask, PlanView
+from modelyard.config.pulling import PullView, PullWanted, Removal
 from modelyard.core.specs import OptionValue
-from modelyard.core.views import DeviceView, Info, LineView, LogView, ModelView
+from modelyard.core.views import DeviceView, Info, LineView, LogView, ModelView, WaitingView
 
 if TYPE_CHECKING:
     import httpx
@@ -81,6 +83,10 @@ class Client:
     def devices(self) -> list[DeviceView]:
         return self._get("/api/devices", list[DeviceView])
 
+    def waiting(self) -> list[WaitingView]:
+        """Every request that waits for a model."""
+        return self._get("/api/waiting", list[WaitingView])
+
     def models(self) -> list[ModelView]:
         """All models, in order of their ids."""
         return sorted(self._get("/api/models", list[ModelView]), key=lambda model: model.id)
@@ -135,6 +141,39 @@ class Client:
     def clear_assignment(self, model: str) -> AssignmentView:
         """Take back all that is assigned to the model."""
         return self._send("DELETE", _path(model, "assignment"), AssignmentView)
+
+    def pull(self, wanted: PullWanted) -> PullView:
+        """Have the server fetch a model from a hub; returns at once. News have topic `pulls`.
+
+        Raises ApiError with `invalid_request` for what names no repository, and with `forbidden`
+        for a folder that is none of the server's.
+        """
+        return self._send("POST", "/api/pulls", PullView, asdict(wanted))
+
+    def pulls(self) -> list[PullView]:
+        """Downloads that wait or run, and the last ones that ended."""
+        return self._get("/api/pulls", list[PullView])
+
+    def cancel_pull(self, pull: str) -> PullView:
+        """End a download by its id; what was fetched is kept for the next attempt."""
+        return self._send("DELETE", f"/api/pulls/{quote(pull)}", PullView)
+
+    def remove_files(self, model: str, *, force: bool = False, dry_run: bool = False) -> Removal:
+        """Remove a model's files from the server's models folders, or say what that would mean.
+
+        Raises ApiError with `forbidden` for a model that runs, or whose files lie elsewhere, and
+        with `invalid_request` for a declared model without `force`.
+        """
+        query = f"files?force={str(force).lower()}&dry_run={str(dry_run).lower()}"
+        return self._send("DELETE", _path(model, query), Removal)
+
+    def plan(self, model: str, ask: Ask | None = None) -> PlanView:
+        """Whether the model fits on the server's devices or on named cards, and how to run it.
+
+        Raises ApiError with `model_not_found`, or `invalid_request` for a card that nobody knows.
+        """
+        asked = {"model": model, **asdict(ask or Ask())}
+        return self._send("POST", "/api/plan", PlanView, asked)
 
     def logs(self, model: str, lines: int = 100) -> LogView:
         """The newest lines of the model's running or last engine."""

@@ -19,6 +19,7 @@ from modelyard.client.errors import (
     ServerNotRunning,
     ServerSilent,
 )
+from modelyard.config.pulling import PULLS, PullView
 from modelyard.core.errors import ModelyardError
 from modelyard.core.views import Event, LineView, ModelView
 
@@ -132,6 +133,9 @@ def event(url: str, data: bytes) -> Event:
         return Event(raw.topic, decoded(url, raw.data, ModelView))
     if raw.topic.startswith("log:"):
         return Event(raw.topic, decoded(url, raw.data, LineView))
+    if raw.topic == PULLS:
+        pull = decoded(url, raw.data, PullView)
+        return Event(raw.topic, pull)  # type: ignore[arg-type]  # see Event
     if raw.topic == "lost":
         return Event(raw.topic, decoded(url, raw.data, int))
     return Event(raw.topic, decoded(url, raw.data, str))

@@ -60,11 +60,13 @@ def _who_holds_the_memory(
     ways = placement.ways(slot, devices)
     found = [choice for choices in ways.profiles for choice in choices]
     left = placement.free(devices, [other.held_mib for other in others])
-    lacking = [
+    lacking = dict.fromkeys(
         str(short)
         for candidate in found
         for short in placement.shortages(candidate.claims_mib, left)
-    ]
+    )
+    if not lacking and not ways.lacking:
+        return "the memory is there, and its device is busy with another model's start or stop"
     holders = ", ".join(
         f"{other.key} ({other.state}, {other.in_flight} in flight"
         f"{', pinned' if other.spec.pinned else ''})"

@@ -95,7 +95,12 @@ def startable(slot: ModelState, now: float) -> ReplicaState | None:
 
 
 def next_replica(slot: ModelState, now: float) -> ReplicaState | None:
-    """The replica that would be brought up next: one that sleeps before one that is stopped."""
+    """The replica that would be brought up next: one that sleeps before one that is stopped.
+
+    None while one of them has a place already.
+    """
+    if any(replica.reservation is not None for replica in slot.replicas):
+        return None
     stopped: ReplicaState | None = None
     for replica in slot.replicas:
         state = replica.state
@@ -218,7 +223,10 @@ class Planner:
             if not leaver.in_flight and self._moving.isdisjoint(gpus):
                 self._moving |= gpus
                 why = f"to make room for {replica.spec.id}"
-                self.plan.steps.append(Leave(leaver, self._possible(leaver, level), why))
+                level = self._possible(leaver, level)
+                needs = {d: -mib for d, mib in gives(leaver, level).items() if mib < 0}
+                placement.take(self._left, needs)
+                self.plan.steps.append(Leave(leaver, level, why))
 
     def _possible(self, leaver: ReplicaState, level: int) -> int:
         """The level, or the next deeper one for which the host has room now."""
@@ -231,12 +239,12 @@ class Planner:
 
     # ------------------------------------------------------------------------------------- waiting
 
-    def order(self, waiting: Iterable[ModelState]) -> list[ModelState]:
+    def order(self, waiting: Iterable[ModelState], most: int = LOOKED_AT) -> list[ModelState]:
         """Aged ones first, the oldest before; then by priority, then by the time waited for each
-        second of the change (the larger batch for the cheaper change). At most LOOKED_AT."""
+        second of the change (the larger batch for the cheaper change). At most so many."""
         waiting = list(waiting)
-        first = heapq.nsmallest(LOOKED_AT, waiting, key=self._rank)
-        if len(waiting) > LOOKED_AT:
+        first = heapq.nsmallest(most, waiting, key=self._rank)
+        if len(waiting) > most:
             later = self._now + LATER_S
             self.plan.look_at = {slot.spec.id: later for slot in waiting if slot not in first}
         return first

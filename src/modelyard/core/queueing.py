@@ -91,15 +91,15 @@ class WaitQueue:
         self._arrivals = 0.0
         return tickets
 
-    def order(self) -> Iterator[int]:
-        """The tickets in the order in which they would be served if nobody else came."""
+    def in_order(self) -> Iterator[Waiting]:
+        """Those who wait in the order in which they would be served if nobody else came."""
         for priority in sorted(self._lanes, reverse=True):
             lines = [iter(line) for line in self._lanes[priority].values()]
             while lines:
                 turn, lines = lines, []
                 for line in turn:
                     if (ticket := next(line, None)) is not None:
-                        yield ticket
+                        yield self._waiting[ticket]
                         lines.append(line)
 
     def _forget(self, request: Waiting) -> None:

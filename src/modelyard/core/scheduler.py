@@ -12,20 +12,17 @@ Laws of this file:
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
-from modelyard.core import admission, autoscale, placement, planning
-from modelyard.core.alarms import Alarms
+from modelyard.core import admission, placement, planning
 from modelyard.core.costs import SLEEP, WAKE, Step
-from modelyard.core.demand import Demand, Pace
+from modelyard.core.demand import Demand
 from modelyard.core.errors import (
     EngineStartFailed,
     ModelNotFound,
     ModelStopped,
     ModelyardError,
     QueueFull,
-    WaitTimeout,
 )
 from modelyard.core.events import (
     Changed,
@@ -37,7 +34,6 @@ from modelyard.core.events import (
     EngineNews,
     EngineSuspected,
     FootprintLearned,
-    Grant,
     MemoryMeasured,
     ModelEvent,
     ModelsChanged,
@@ -49,68 +45,32 @@ from modelyard.core.events import (
     SchedulerEvent,
     ShutdownAsked,
     SleepWanted,
-    StartEngine,
     StartWanted,
-    StopEngine,
     StopWanted,
-    SuspendEngine,
-    WakeEngine,
 )
-from modelyard.core.explain import why_waiting
-from modelyard.core.leaving import STOP, WEIGHTS_ON_HOST, level_to_leave_to
 from modelyard.core.lifecycle import (
     ALIVE,
     HOLDING,
-    Action,
     EngineAsleep,
     EngineEvent,
     EngineExited,
     EngineReady,
-    Event,
     Replica,
     RestartAsked,
     RestartPutOff,
-    SleepAsked,
     SleepFailed,
-    StartAsked,
     State,
-    StopAsked,
-    WakeAsked,
     WakeFailed,
 )
-from modelyard.core.planning import Leave, Planner, Reserve, Start, Unreserve, Wake
-from modelyard.core.policy import Policy
 from modelyard.core.queueing import Waiting
 from modelyard.core.routing import choose
 from modelyard.core.specs import Device, ModelSpec
 from modelyard.core.state import GOING, ModelState, ReplicaState
-
-PLAN = ""
-"""The alarm that is no model's: somebody who waits has to be looked at again."""
+from modelyard.core.upkeep import Upkeep
 
 
-class Scheduler:
-    """The state of all models and devices, and the decisions over it."""
-
-    def __init__(self, policy: Policy, devices: Sequence[Device]) -> None:
-        self.policy = policy
-        self.devices = tuple(devices)
-        self.models: dict[str, ModelState] = {}
-        self.pace = Pace()
-        self._alarms = Alarms()
-        self._left = placement.free(devices, ())
-        """MiB on each device that no replica counts for."""
-        self._holders: dict[str, ReplicaState] = {}
-        """The replicas that have a place, by key."""
-        self._wanted: dict[str, ModelState] = {}
-        """The models that somebody waits for."""
-        self._reserved: list[ReplicaState] = []
-        """The replicas that memory is promised to."""
-        self._changed: set[str] = set()
-        """The devices on which something is new since the last plan."""
-        self._all_changed = True
-        """Whether more is new than can be told by device."""
-        self._closing = False
+class Scheduler(Upkeep):
+    """Takes events and answers with actions."""
 
     # ------------------------------------------------------------------------------------ hot path
 
@@ -212,6 +172,8 @@ class Scheduler:
             case RequestLeft(_, ticket):
                 slot.queue.remove(ticket)
                 slot.look_at = now
+            case StartWanted() | RestartWanted() | SleepWanted() if slot.removed:
+                return []
             case StartWanted():
                 return self._want(slot, now)
             case StopWanted():
@@ -248,6 +210,9 @@ class Scheduler:
 
     def _request_waits(self, slot: ModelState, request: Waiting) -> Iterator[SchedulerAction]:
         now, state = request.arrived, slot.state
+        if slot.removed:
+            yield Refuse(request.ticket, ModelNotFound(slot.spec.id))
+            return
         slot.demand.arrived(now)
         if state is State.FAILED:
             failed = slot.best
@@ -265,8 +230,11 @@ class Scheduler:
         except ModelyardError as error:
             yield Refuse(request.ticket, error)
             return
+        is_first = not slot.queue
         slot.queue.add(request)
         slot.look_at = now
+        if is_first:
+            slot.forecast = (now, self.outlook(slot.spec.id, now).expected_s)
         self._wanted[slot.spec.id] = slot
         self._alarms.set(slot.spec.id, slot.queue.oldest.arrived + slot.spec.limits.max_wait_s)
 
@@ -274,14 +242,6 @@ class Scheduler:
         """When a place in a full queue is likely to be free again."""
         at_once = sum(each.in_flight for each in slot.serving)
         return max(1.0, slot.demand.service_s / at_once if at_once else slot.demand.service_s)
-
-    @property
-    def _revival(self) -> str:
-        return f"tried again after {self.policy.failed_cooldown_s:g} s, or by `modelyard start`"
-
-    def _revive(self, replica: ReplicaState, now: float) -> Iterator[SchedulerAction]:
-        replica.life.forgive()
-        yield from self._apply(replica, StopAsked(), now)
 
     def _want(self, slot: ModelState, now: float) -> Iterator[SchedulerAction]:
         for replica in slot.replicas:
@@ -502,282 +462,3 @@ class Scheduler:
             yield from self._refuse_all(slot, ModelStopped("the server is shutting down"))
             for replica in slot.replicas:
                 yield from self._stop(replica, "the server is shutting down", None, now)
-
-    # -------------------------------------------------------------------------------------- timers
-
-    def _look_at(self, slot: ModelState, now: float) -> Iterator[SchedulerAction]:
-        """Do what is due for one model, and set its next alarm."""
-        yield from self._time_out(slot, now)
-        for replica in slot.replicas:
-            yield from self._retry(replica, slot, now)
-            yield from self._demote(replica, now)
-        while len(slot.replicas) > max(1, slot.spec.replicas.max):
-            if slot.replicas[-1].placement is not None:
-                break
-            slot.replicas.pop()
-        self._alarms.set(slot.spec.id, self._next_look(slot, now))
-
-    def _next_look(self, slot: ModelState, now: float) -> float:
-        """When something is due next. What is due and cannot be yet waits for news of an engine."""
-        times = [self._unused_until(replica) for replica in slot.replicas]
-        if slot.queue:
-            times.append(slot.queue.oldest.arrived + slot.spec.limits.max_wait_s)
-        for replica in slot.replicas:
-            if replica.state is State.BACKOFF or (replica.state is State.FAILED and slot.wanted):
-                times.append(replica.retry_at)
-        return min((at for at in times if at > now), default=math.inf)
-
-    def _time_out(self, slot: ModelState, now: float) -> Iterator[SchedulerAction]:
-        most = slot.spec.limits.max_wait_s
-        while slot.queue and slot.queue.oldest.arrived + most <= now:
-            request = slot.queue.oldest
-            why = why_waiting(self.models, self.devices, slot.spec.id, now)
-            slot.queue.remove(request.ticket)
-            waited = f"waited {now - request.arrived:.0f} s for model {slot.spec.id!r}"
-            yield Refuse(request.ticket, WaitTimeout(f"{waited}: {why}"))
-
-    def _retry(
-        self, replica: ReplicaState, slot: ModelState, now: float
-    ) -> Iterator[SchedulerAction]:
-        if replica.retry_at > now:
-            return
-        if replica.state is State.FAILED and slot.wanted:
-            yield from self._revive(replica, now)
-        if replica.state is State.BACKOFF:
-            slot.look_at = now
-            if not slot.wanted:
-                yield from self._apply(replica, StopAsked(), now)
-
-    def _demote(self, replica: ReplicaState, now: float) -> Iterator[SchedulerAction]:
-        """Put to sleep or stop who is unused or told to, one at a time on each GPU."""
-        slot, limits = replica.model, replica.spec.limits
-        if replica.state is not State.READY:
-            replica.level_asked = 0
-        asked = replica.level_asked
-        if not asked and self._unused_until(replica) > now:
-            return
-        gpus = planning.gpus_of(self.devices)
-        if not planning.moving_gpus(self._holders.values(), gpus).isdisjoint(replica.held_mib):
-            return  # looked at again when that is over
-        level = level_to_leave_to(replica, self._left, at_least=asked or WEIGHTS_ON_HOST)
-        if asked:
-            replica.level_asked, slot.wanted_since = 0, None
-            why, drain_s = "put to sleep by a person", limits.drain_timeout_s
-            if level < STOP:
-                yield from self._sleep(replica, level, why, drain_s, now)
-            else:
-                yield from self._stop(replica, f"{why}, and the host has no room", drain_s, now)
-        elif self._stop_after(replica) <= now:
-            yield from self._stop(replica, f"unused for {now - replica.last_used:.0f} s", None, now)
-        elif level < STOP:
-            yield from self._sleep(
-                replica, level, f"unused for {limits.idle_sleep_s:g} s", None, now
-            )
-
-    def _unused_until(self, replica: ReplicaState) -> float:
-        return min(self._stop_after(replica), self._sleep_after(replica))
-
-    def _stop_after(self, replica: ReplicaState) -> float:
-        slot = replica.model
-        idle_stop_s = slot.spec.limits.idle_stop_s
-        unused = replica.is_idle or (replica.state is State.ASLEEP and not slot.wanted)
-        if not unused or slot.spec.pinned or replica.reservation is not None:
-            return math.inf
-        if autoscale.is_spare(replica):
-            idle_stop_s = min(self.policy.scale_down_after_s, idle_stop_s or math.inf)
-        elif slot.spec.replicas.min:
-            return math.inf
-        return math.inf if idle_stop_s is None else replica.last_used + idle_stop_s
-
-    def _sleep_after(self, replica: ReplicaState) -> float:
-        slot = replica.model
-        idle_sleep_s = slot.spec.limits.idle_sleep_s
-        may_sleep = replica.is_idle and slot.sleep_levels and not slot.spec.pinned
-        if not may_sleep or idle_sleep_s is None or slot.spec.replicas.min:
-            return math.inf
-        return replica.last_used + idle_sleep_s
-
-    # ----------------------------------------------------------------------------------- decisions
-
-    def _decide(self, now: float) -> list[SchedulerAction]:
-        actions = [*self._serve(now)]
-        if self._wanted or self._changed or self._all_changed:
-            if not self._closing:
-                actions += self._plan(now)
-            actions += self._serve(now)  # those behind a gate that opened again
-        return actions
-
-    def _serve(self, now: float) -> Iterator[SchedulerAction]:
-        for slot in tuple(self._wanted.values()):
-            if slot.queue and any(replica.has_room() for replica in slot.replicas):
-                yield from self._grants(slot, now)
-            if not slot.wanted:
-                del self._wanted[slot.spec.id]
-                self._changed.update(slot.held_mib)  # it may be idle now
-                self._all_changed |= not slot.held_mib  # others may leave that were to stay
-
-    def _grants(self, slot: ModelState, now: float) -> Iterator[SchedulerAction]:
-        while slot.queue and (replica := choose(slot.replicas, None)) is not None:
-            request = slot.queue.pop()
-            slot.demand.begun(now)
-            self.pace.waited(now - request.arrived)
-            replica.in_flight += 1
-            replica.last_used = now
-            yield Grant(request.ticket, slot.spec.id, replica.life.run)
-
-    def _plan(self, now: float) -> Iterator[SchedulerAction]:
-        waiting = {}
-        for slot in self._wanted.values():
-            replica = planning.startable(slot, now)
-            if replica is not None and replica.reservation is None:
-                waiting[replica] = slot
-        crowded = [slot for slot in self._wanted.values() if slot.replicas[1:]]
-        more = [slot for slot in crowded if autoscale.wants_more(slot, self.policy, now)]
-        changed = None if self._all_changed else self._changed
-        is_due = any(slot.look_at <= now for slot in waiting.values())
-        if not (is_due or more or changed is None or changed):
-            self._look_again(waiting.values(), crowded, now)
-            return
-        planner = Planner(
-            tuple(self._holders.values()), self._left, self.devices, self.policy, self.pace, now
-        )
-        for replica in sorted(self._reserved, key=_reserved_since):
-            if not planner.keep(replica) and replica.model.wanted:
-                waiting[replica] = replica.model
-        replica_of = {slot.spec.id: replica for replica, slot in waiting.items()}
-        for slot in planner.order(waiting.values()):
-            if slot.look_at <= now or planner.is_starved(slot):
-                planner.place(replica_of[slot.spec.id])
-            elif changed is None or changed:
-                planner.place(replica_of[slot.spec.id], changed)
-        for slot in more:
-            replica = planning.next_replica(slot, now)
-            if replica is not None:
-                planner.place_in_free_memory(replica)
-        if not waiting and not self._reserved:
-            planner.prefetch(self._evicted(now))
-        self._all_changed = False
-        self._changed = set()
-        yield from self._carry_out(planner.plan, now)
-        self._look_again(waiting.values(), crowded, now)
-
-    def _look_again(
-        self, waiting: Iterable[ModelState], crowded: Iterable[ModelState], now: float
-    ) -> None:
-        times = [slot.look_at for slot in waiting]
-        times += [autoscale.wants_more_at(slot, self.policy) for slot in crowded]
-        self._alarms.set(PLAN, min((at for at in times if at > now), default=math.inf))
-
-    def _evicted(self, now: float) -> Iterator[ReplicaState]:
-        """Who had to leave, and would still be here if nobody else had come."""
-        for slot in self.models.values():
-            for replica in slot.replicas:
-                if not replica.evicted or replica.state not in (State.STOPPED, State.ASLEEP):
-                    continue
-                bounds = (slot.spec.limits.idle_sleep_s, slot.spec.limits.idle_stop_s)
-                unused = now - replica.last_used
-                if all(bound is None or unused < bound for bound in bounds) and not slot.serving:
-                    yield replica
-
-    def _carry_out(self, plan: planning.Plan, now: float) -> Iterator[SchedulerAction]:
-        for model, passed_over in plan.passed_over.items():
-            self.models[model].passed_over = passed_over
-        for model, at in plan.look_at.items():
-            self.models[model].look_at = at
-        for step in plan.steps:
-            match step:
-                case Reserve(replica, reservation):
-                    replica.reservation = reservation
-                    self._reserved.append(replica)
-                    for leaver, _ in reservation.leaving:
-                        leaver.promised_to = replica.spec.id
-                case Unreserve(replica):
-                    self._unreserve(replica)
-                case Leave(replica, level, why):
-                    replica.evicted = True
-                    if level == STOP:
-                        yield from self._stop(replica, why, None, now)
-                    else:
-                        yield from self._sleep(replica, level, why, None, now)
-                case Wake(replica):
-                    self._unreserve(replica)
-                    replica.started_at = now
-                    replica.asleep_mib = {}
-                    yield from self._apply(replica, WakeAsked(), now)
-                case Start(replica, chosen):
-                    self._unreserve(replica)
-                    replica.placement = chosen
-                    replica.started_at = now
-                    yield from self._apply(replica, StartAsked(), now)
-
-    # ------------------------------------------------------------------------------------- helpers
-
-    def _apply(
-        self, replica: ReplicaState, event: Event, now: float, drain_s: float | None = None
-    ) -> Iterator[SchedulerAction]:
-        action = replica.life.handle(event)
-        if action in (Action.STOP_ENGINE, Action.SUSPEND_ENGINE):
-            replica.changing_since = now
-        model, run = replica.spec.id, replica.life.run
-        if action is Action.START_ENGINE:
-            assert replica.placement is not None, "a start without a placement"
-            yield StartEngine(replica.spec, run, replica.placement, replica.number)
-        elif action is Action.STOP_ENGINE:
-            yield self._stop_action(replica, drain_s)
-        elif action is Action.SUSPEND_ENGINE:
-            yield SuspendEngine(model, run, replica.life.level, drain_s, replica.why_stopping)
-        elif action is Action.WAKE_ENGINE:
-            yield WakeEngine(model, run, replica.life.level)
-        self._count(replica)
-        yield Changed(model)
-
-    def _stop(
-        self, replica: ReplicaState, why: str, drain_s: float | None, now: float
-    ) -> Iterator[SchedulerAction]:
-        self._unreserve(replica)
-        if replica.state is not State.STOPPED:
-            replica.why_stopping = why
-            yield from self._apply(replica, StopAsked(), now, drain_s)
-
-    def _sleep(
-        self, replica: ReplicaState, level: int, why: str, drain_s: float | None, now: float
-    ) -> Iterator[SchedulerAction]:
-        replica.why_stopping = why
-        yield from self._apply(replica, SleepAsked(level), now, drain_s)
-
-    def _stop_action(self, replica: ReplicaState, drain_s: float | None) -> StopEngine:
-        model, grace_s = replica.spec.id, replica.spec.limits.stop_grace_s
-        return StopEngine(model, replica.life.run, drain_s, grace_s, replica.why_stopping)
-
-    def _refuse_all(self, slot: ModelState, error: ModelyardError) -> Iterator[SchedulerAction]:
-        for ticket in slot.queue.clear():
-            yield Refuse(ticket, error)
-
-    def _unreserve(self, replica: ReplicaState) -> None:
-        """Take the promise back: who was to leave and has not begun to stays."""
-        reservation = replica.reservation
-        if reservation is None:
-            return
-        replica.reservation = None
-        self._reserved.remove(replica)
-        self._changed.update(reservation.placement.claims_mib)
-        for leaver, _ in reservation.leaving:
-            self._changed.update(leaver.held_mib)
-            if leaver.promised_to == replica.spec.id and leaver.state not in GOING:
-                leaver.promised_to = ""
-
-    def _count(self, replica: ReplicaState) -> None:
-        """Note what a replica counts for now."""
-        before, now = replica.held_mib, replica.counted()
-        if before is not now:
-            placement.give(self._left, before)
-            placement.take(self._left, now)
-            replica.held_mib = now
-        if replica.placement is None:
-            self._holders.pop(replica.key, None)
-        else:
-            self._holders[replica.key] = replica
-
-
-def _reserved_since(replica: ReplicaState) -> float:
-    return replica.reservation.since if replica.reservation else 0.0

@@ -159,6 +159,9 @@ class ModelState:
     """Seconds to bring it up and to have it leave again; None if not worked out yet."""
     look_at: float = 0.0
     """Until then nothing that is known now makes it start, unless something changes."""
+    forecast: tuple[float, float] | None = None
+    """When somebody began to wait for it, and how many seconds were expected; None if nobody
+    waits."""
     removed: bool = False
 
     @property

@@ -65,6 +65,12 @@ class ModelView:
     percent: float | None = None
     waiting_for: str | None = None
     """Why requests wait, if any do."""
+    next_step: str | None = None
+    """What happens next to those who wait."""
+    position: int = 0
+    """Its place among the models that wait for memory, 1 for the next; 0 if it does not."""
+    expected_s: float | None = None
+    """Estimated seconds until its first waiting request is served."""
     reason: str | None = None
     """Why the last run ended, if it failed."""
     failures: int = 0
@@ -72,6 +78,24 @@ class ModelView:
     """File with the output of the present or last engine."""
     replicas: list[ReplicaView] = field(default_factory=list)
     """Each replica, where there can be more than one."""
+
+
+@dataclass(frozen=True, slots=True)
+class WaitingView:
+    """One request that waits for a model."""
+
+    ticket: int
+    model: str
+    position: int
+    """Its place in the queue of its model, 1 for the next."""
+    waited_s: float
+    expected_s: float
+    """Estimated seconds until it is served."""
+    why: str
+    """Why the model's requests wait."""
+    next_step: str
+    """What happens next."""
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +159,8 @@ class Info:
     """Engines that were stopped since the start, evictions among them."""
     sleeps: int = 0
     wakes: int = 0
+    estimates_off_s: float | None = None
+    """Half of the last estimates of waits were off by at most this."""
     problems: list[str] = field(default_factory=list)
     """Model files and folders that could not be used, and why."""
 

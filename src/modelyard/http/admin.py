@@ -21,17 +21,23 @@ from fastapi.responses import Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from modelyard import __version__
+from modelyard.catalog.found import FoundModel
 from modelyard.config.assignment import AssignmentView, Reloaded, Wanted
+from modelyard.config.pulling import PULLS
 from modelyard.core import admission, leaving
 from modelyard.core.errors import InvalidRequest, ModelyardError
 from modelyard.core.events import RestartWanted, SleepWanted, StartWanted, StopWanted
 from modelyard.core.specs import ModelSpec
-from modelyard.core.views import DeviceView, Event, Info, LineView, LogView, ModelView
+from modelyard.core.views import DeviceView, Event, Info, LineView, LogView, ModelView, WaitingView
+from modelyard.http import planning
+from modelyard.http import pulls as http_pulls
 from modelyard.http.errors import headers_of, openai_error, status_of
 from modelyard.http.origin import Door
 from modelyard.http.routes import INFERENCE
 from modelyard.runtime.config_file import ConfigFile
 from modelyard.runtime.loop import Loop
+from modelyard.runtime.pulls import Pulls
+from modelyard.runtime.removals import Removals
 
 MAX_LOG_LINES = 2000
 
@@ -47,9 +53,15 @@ class Facts:
     """Inference requests answered so far."""
     problems: list[str] = field(default_factory=list)
     started_at: float = field(default_factory=time.time)
+    found: Callable[[], Sequence[FoundModel]] = tuple
+    """What the catalog knows of the models in the folders."""
+    reserve_mib: int = 0
+    """What stays free on every device."""
 
 
-def build(yard: Loop, facts: Facts, door: Door, file: ConfigFile) -> FastAPI:
+def build(
+    yard: Loop, facts: Facts, door: Door, file: ConfigFile, pulls: Pulls, removals: Removals
+) -> FastAPI:
     """The ASGI application behind every route that is not inference."""
     app = FastAPI(
         title="Modelyard",
@@ -58,9 +70,11 @@ def build(yard: Loop, facts: Facts, door: Door, file: ConfigFile) -> FastAPI:
     )
     app.include_router(_health())
     app.include_router(_openai_models(yard, facts))
-    app.include_router(_server(yard, facts))
+    app.include_router(_server(yard, facts, pulls))
     app.include_router(_orders(yard))
     app.include_router(_configuration(yard, file))
+    app.include_router(planning.routes(yard, facts.found, facts.reserve_mib))
+    app.include_router(http_pulls.routes(yard, pulls, removals))
     app.include_router(_models(yard))
     app.add_middleware(_AtTheDoor, door=door)
     app.add_exception_handler(ModelyardError, _modelyard_error)
@@ -112,7 +126,7 @@ def _openai_models(yard: Loop, facts: Facts) -> APIRouter:
     return router
 
 
-def _server(yard: Loop, facts: Facts) -> APIRouter:
+def _server(yard: Loop, facts: Facts, pulls: Pulls) -> APIRouter:
     router = APIRouter(prefix="/api", tags=["server"])
     process = psutil.Process(os.getpid())
 
@@ -139,8 +153,14 @@ def _server(yard: Loop, facts: Facts) -> APIRouter:
             stops=yard.stops,
             sleeps=yard.sleeps,
             wakes=yard.wakes,
+            estimates_off_s=yard.scheduler.forecasts.error_s(),
             problems=list(facts.problems),
         )
+
+    @router.get("/waiting")
+    async def waiting() -> list[WaitingView]:
+        """Every request that waits for a model: its place, why it waits, and what comes next."""
+        return yard.view_waiting()
 
     @router.get("/devices")
     async def devices() -> list[DeviceView]:
@@ -151,7 +171,7 @@ def _server(yard: Loop, facts: Facts) -> APIRouter:
     async def events(
         topics: Annotated[str, Query(description="comma-separated; all if empty")] = "",
     ) -> Response:
-        """Live news as server-sent events: `models`, `removed`, `log:<model>`, `lost`."""
+        """Live news as server-sent events: `models`, `removed`, `log:<model>`, `pulls`, `lost`."""
         wanted = [topic for topic in topics.split(",") if topic] or None
 
         async def stream() -> AsyncIterator[bytes]:
@@ -159,6 +179,9 @@ def _server(yard: Loop, facts: Facts) -> APIRouter:
                 for slot in yard.scheduler.models.values():
                     if news.wants("models"):
                         yield _sse(Event("models", yard.view(slot)))
+                if news.wants(PULLS):
+                    for pull in pulls.views():
+                        yield _sse(Event(PULLS, pull))  # type: ignore[arg-type]  # see Event
                 async for event in news:
                     yield _sse(event)
 
@@ -211,7 +234,9 @@ def _orders(yard: Loop) -> APIRouter:
     async def start(model: str) -> ModelView:
         """Have the model running. Answers at once; `/api/events` tells how it goes."""
         spec = yard.names.resolve(model)
-        admission.check(yard.scheduler.models, yard.scheduler.devices, spec.id)
+        admission.check(
+            yard.scheduler.models, yard.scheduler.devices, yard.scheduler.models[spec.id]
+        )
         yard.post(StartWanted(spec.id))
         return view(model)
 

@@ -37,6 +37,7 @@ from modelyard.core.events import (
     SchedulerEvent,
     ShutdownAsked,
     StartEngine,
+    StartWanted,
     StopEngine,
     SuspendEngine,
     TimerDue,
@@ -59,19 +60,21 @@ from modelyard.core.policy import Policy
 from modelyard.core.scheduler import Scheduler
 from modelyard.core.specs import Device, Endpoint, ModelSpec, Need
 from modelyard.core.state import ModelState, ReplicaState
-from modelyard.core.views import DeviceView, Event, LineView, LogView, ModelView
+from modelyard.core.views import DeviceView, Event, LineView, LogView, ModelView, WaitingView
 from modelyard.devices.base import Reading
 from modelyard.engines.base import Engine
+from modelyard.engines.remote import Remote
 from modelyard.launchers.base import Launcher, LogLine
 from modelyard.runtime.broadcast import Broadcast
 from modelyard.runtime.engine_run import EngineRun, Suspend, Wake
 from modelyard.runtime.learning import Learning
 from modelyard.runtime.memory_watch import MemoryWatch
 from modelyard.runtime.readiness import free_port
+from modelyard.runtime.remote_run import RemoteRun, Run
 from modelyard.runtime.sampling import Holder, Sample, Sampler
 from modelyard.runtime.tasks import Tasks
 from modelyard.runtime.upstream import Lease, Upstream
-from modelyard.runtime.viewing import view_devices, view_model
+from modelyard.runtime.viewing import view_devices, view_model, view_waiting
 
 log = logging.getLogger("modelyard")
 
@@ -103,11 +106,11 @@ class Loop:
         self.scheduler = Scheduler(policy, devices)
         self.names = Names(())
         self.broadcast = broadcast
-        self.runs: dict[tuple[str, int], EngineRun] = {}
+        self.runs: dict[tuple[str, int], Run] = {}
         """The engines that run, by model and number of the run."""
         self.readings: Mapping[str, Reading] = {}
         """What the probes said last, by device."""
-        self._last_runs: dict[str, EngineRun] = {}
+        self._last_runs: dict[str, Run] = {}
         self.loads = 0
         self.stops = 0
         self.sleeps = 0
@@ -119,6 +122,8 @@ class Loop:
         self._launcher = launcher
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks()
+        self._revivals = Tasks()
+        """Those who look whether a remote model is back; nobody waits for their end."""
         self._inbox: deque[SchedulerEvent] = deque()
         self._busy = False
         self._closing = False
@@ -180,6 +185,10 @@ class Loop:
         """The devices, who holds what there by claim, and what they really hold."""
         return view_devices(self.scheduler, self.readings)
 
+    def view_waiting(self) -> list[WaitingView]:
+        """Every request that waits for a model, and what will happen to it."""
+        return view_waiting(self.scheduler, self._loop.time())
+
     def models_changed(self, specs: Iterable[ModelSpec]) -> None:
         """Serve exactly these models from now on. Only what changed is stopped."""
         specs = tuple(specs)
@@ -236,11 +245,11 @@ class Loop:
                 self.post(MemoryMeasured(run.spec.id, run.run, used))
                 self._tasks.spawn(self._learn(run, AWAKE, used), f"learn from {replica.key}")
 
-    def _replica(self, run: EngineRun) -> ReplicaState | None:
+    def _replica(self, run: Run) -> ReplicaState | None:
         slot = self.scheduler.models.get(run.spec.id)
         return slot.replica_of(run.run) if slot is not None else None
 
-    async def _learn(self, run: EngineRun, level: int, used: Need) -> None:
+    async def _learn(self, run: Run, level: int, used: Need) -> None:
         spec, placed = run.spec, run.placement
         learned = await self._learning.measured(spec, run.run, placed, level, used)
         if learned is not None:
@@ -262,6 +271,7 @@ class Loop:
     async def close(self, deadline_s: float) -> None:
         """Stop everything: let requests in flight end for at most `deadline_s`, then cut them."""
         self._closing = True
+        await self._revivals.close()
         self.post(ShutdownAsked())
         try:
             async with asyncio.timeout(deadline_s):
@@ -315,30 +325,41 @@ class Loop:
                 self._tasks.spawn(self._learning.took(spec, action), f"learn from {spec.id}")
 
     def _start(self, start: StartEngine) -> None:
+        run = self._remote_run(start) if start.spec.engine == Remote.name else self._run(start)
+        self.runs[start.spec.id, start.run] = self._last_runs[start.spec.id] = run
+        log.info(
+            "model %s: starting run %d%s with profile %s",
+            start.spec.id,
+            start.run,
+            f" at {run.endpoint}" if isinstance(run, EngineRun) else "",
+            start.placement.profile,
+        )
+        self._tasks.spawn(self._live(run), f"run {start.run} of {start.spec.id}")
+
+    def _run(self, start: StartEngine) -> Run:
         engine = self._engines[start.spec.engine]
         fixed = engine.fixed_port(start.spec)
-        endpoint = Endpoint("127.0.0.1", fixed or free_port())
-        run = EngineRun(
+        return EngineRun(
             start,
             engine,
-            endpoint,
+            Endpoint("127.0.0.1", fixed or free_port()),
             self._memory,
             on_news=self._news,
             on_suspicion=self._suspicion,
             on_line=self._heard,
             on_progress=self._progressed,
         )
-        self.runs[start.spec.id, start.run] = self._last_runs[start.spec.id] = run
-        log.info(
-            "model %s: starting run %d at %s with profile %s",
-            start.spec.id,
-            start.run,
-            endpoint,
-            start.placement.profile,
-        )
-        self._tasks.spawn(self._live(run), f"run {start.run} of {start.spec.id}")
 
-    async def _live(self, run: EngineRun) -> None:
+    def _remote_run(self, start: StartEngine) -> Run:
+        return RemoteRun(
+            start,
+            self._last_runs.get(start.spec.id),
+            on_news=self._news,
+            on_suspicion=self._suspicion,
+            on_progress=self._progressed,
+        )
+
+    async def _live(self, run: Run) -> None:
         news = EngineExited(run.run, "its task was cancelled")
         try:
             news = await run.live(self._launcher)
@@ -355,8 +376,22 @@ class Loop:
             if slot is not None:
                 asked = self._learning.asked(run.spec.id, slot.demand, self._loop.time())
                 self._tasks.spawn(asked, f"remember the demand of {run.spec.id}")
+            if isinstance(run, RemoteRun) and run.upstream.failover and news.reason:
+                self._revivals.spawn(self._revive(run), f"look whether {run.spec.id} is back")
 
-    def _news(self, run: EngineRun, news: EngineEvent) -> None:
+    async def _revive(self, run: RemoteRun) -> None:
+        """Start a remote model that has failed again, once one of its upstreams is back."""
+        while self._has_failed(run):
+            if await run.is_back() and self._has_failed(run):
+                self.post(StartWanted(run.spec.id))
+                return
+
+    def _has_failed(self, run: Run) -> bool:
+        """Whether it was this run after which the model was given up."""
+        replica = self._replica(run)
+        return replica is not None and replica.state is State.FAILED
+
+    def _news(self, run: Run, news: EngineEvent) -> None:
         model = run.spec.id
         match news:
             case EngineReady():
@@ -375,17 +410,17 @@ class Loop:
                 log.warning("model %s: %s: %s", model, type(news).__name__, reason)
         self.post(EngineNews(model, news))
 
-    def _suspicion(self, run: EngineRun, suspected: bool) -> None:
+    def _suspicion(self, run: Run, suspected: bool) -> None:
         kind = EngineSuspected if suspected else EngineCleared
         self.post(kind(run.spec.id, run.run))
 
-    def _heard(self, run: EngineRun, line: LogLine) -> None:
+    def _heard(self, run: Run, line: LogLine) -> None:
         topic = f"log:{run.spec.id}"
         if self.broadcast.wanted(topic):
             heard = LineView(run.spec.id, run.run, line.number, line.text)
             self.broadcast.publish(Event(topic, heard))
 
-    def _progressed(self, run: EngineRun) -> None:
+    def _progressed(self, run: Run) -> None:
         self._publish(run.spec.id)
 
     def _publish(self, model: str) -> None:
@@ -437,7 +472,7 @@ def _differ(before: Sequence[Device], now: Sequence[Device]) -> bool:
     )
 
 
-def _tell(run: EngineRun, action: StopEngine | SuspendEngine | WakeEngine) -> None:
+def _tell(run: Run, action: StopEngine | SuspendEngine | WakeEngine) -> None:
     match action:
         case StopEngine(model, _, drain_s, grace_s, why):
             log.info("model %s: stopping, %s", model, why)

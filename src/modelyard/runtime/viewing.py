@@ -9,15 +9,15 @@ from modelyard.core.explain import why_waiting
 from modelyard.core.lifecycle import State
 from modelyard.core.scheduler import Scheduler
 from modelyard.core.state import ModelState, ReplicaState
-from modelyard.core.views import DeviceView, ModelView, ReplicaView, ShareView
+from modelyard.core.views import DeviceView, ModelView, ReplicaView, ShareView, WaitingView
 from modelyard.devices.base import Reading
-from modelyard.runtime.engine_run import EngineRun
+from modelyard.runtime.remote_run import Run
 
 
 def view_model(
     slot: ModelState,
-    runs: Mapping[int, EngineRun],
-    last: EngineRun | None,
+    runs: Mapping[int, Run],
+    last: Run | None,
     scheduler: Scheduler,
     now: float,
     wall: float,
@@ -29,8 +29,9 @@ def view_model(
     spec, replica = slot.spec, slot.best
     run, ready = runs.get(replica.life.run), replica.state is State.READY
     why = why_waiting(scheduler.models, scheduler.devices, spec.id, now) if slot.wanted else None
+    ahead = scheduler.outlook(spec.id, now) if slot.wanted else None
     progress = run.progress if run is not None and replica.state is State.STARTING else None
-    found, _ = placement.candidates(spec, scheduler.devices, slot.footprints)
+    profiles = placement.ways(slot, scheduler.devices).profiles
     return ModelView(
         id=spec.id,
         state=slot.state.value,
@@ -39,7 +40,7 @@ def view_model(
         aliases=list(spec.aliases),
         source=spec.source,
         context_length=spec.context_length,
-        needs_mib=dict(found[0].claims_mib) if found else {},
+        needs_mib=dict(profiles[0][0].claims_mib) if profiles else {},
         pinned=spec.pinned,
         preload=spec.preload,
         priority=spec.priority,
@@ -59,6 +60,9 @@ def view_model(
         phase=progress.phase if progress else None,
         percent=progress.percent if progress else None,
         waiting_for=why,
+        next_step=ahead.next_step if ahead else None,
+        position=ahead.position if ahead else 0,
+        expected_s=round(ahead.expected_s, 3) if ahead else None,
         reason=replica.life.reason or None,
         failures=replica.life.failures,
         log_path=str(last.log.path) if last and last.log else None,
@@ -66,7 +70,33 @@ def view_model(
     )
 
 
-def _view_replica(replica: ReplicaState, runs: Mapping[int, EngineRun]) -> ReplicaView:
+def view_waiting(scheduler: Scheduler, now: float) -> list[WaitingView]:
+    """Every request that waits, those of one model in the order in which they will be served."""
+    views = []
+    for slot in scheduler.models.values():
+        if not slot.queue:
+            continue
+        why = why_waiting(scheduler.models, scheduler.devices, slot.spec.id, now)
+        ahead = scheduler.outlook(slot.spec.id, now)
+        places = slot.spec.limits.concurrency or len(slot.queue)
+        for place, request in enumerate(slot.queue.in_order(), start=1):
+            rounds = (place - 1) // places
+            views.append(
+                WaitingView(
+                    ticket=request.ticket,
+                    model=slot.spec.id,
+                    position=place,
+                    waited_s=round(now - request.arrived, 3),
+                    expected_s=round(ahead.expected_s + rounds * slot.demand.service_s, 3),
+                    why=why,
+                    next_step=ahead.next_step,
+                    priority=request.priority,
+                )
+            )
+    return views
+
+
+def _view_replica(replica: ReplicaState, runs: Mapping[int, Run]) -> ReplicaView:
     run = runs.get(replica.life.run)
     return ReplicaView(
         number=replica.number,

@@ -35,6 +35,8 @@ def wants_more_at(slot: ModelState, policy: Policy) -> float:
 
 def is_spare(replica: ReplicaState) -> bool:
     """Whether the model keeps enough replicas without this one."""
+    if replica.number == 1:
+        return False
     slot = replica.model
     before = sum(1 for each in slot.serving if each.number < replica.number)
     return before >= max(1, slot.spec.replicas.min)

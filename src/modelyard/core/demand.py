@@ -83,6 +83,12 @@ class Demand:
         self._advance(now)
         self._count += 1.0
 
+    def served_at_once(self, now: float) -> None:
+        """A request came and the engine got it."""
+        self._advance(now)
+        self._count += 1.0
+        self.in_flight += 1
+
     def begun(self, now: float) -> None:
         """The engine got a request."""
         self._advance(now)

@@ -85,8 +85,7 @@ class Scheduler(Upkeep):
         replica = choose(slot.replicas, prefix) if len(slot.replicas) > 1 else slot.replicas[0]
         if replica is None or not replica.has_room():
             return None
-        slot.demand.arrived(now)
-        slot.demand.begun(now)
+        slot.demand.served_at_once(now)
         self.pace.waited(0.0)
         replica.in_flight += 1
         replica.last_used = now

@@ -129,7 +129,7 @@ async def test_the_report_of_an_engine_that_has_died_hides_no_strangers_memory(
 
     sample = await cards.sample([holder(engine)])
 
-    assert sample.used_mib == {"a": {CARD: 0}}
+    assert sample.used_mib == {"a": {}}
     assert strangers(sample) == 1500
 
 
@@ -161,7 +161,7 @@ async def test_an_engine_whose_card_came_back_empty_has_lost_its_memory(
 
     assert before.lost == {}
     assert after.lost == {"a": [CARD]}
-    assert after.used_mib == {"a": {CARD: 0}}
+    assert after.used_mib == {"a": {}}
     assert asleep.lost == {}
 
 

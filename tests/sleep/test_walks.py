@@ -25,10 +25,11 @@ from modelyard.config import Config, Devices
 from modelyard.core.lifecycle import State
 from modelyard.core.policy import Policy
 from modelyard.core.specs import Limits, ModelSpec
-from modelyard.core.state import ModelState
+from modelyard.core.state import ReplicaState
 from modelyard.devices.base import Probe
 from modelyard.runtime import memory_watch
 from modelyard.runtime.loop import Loop
+from modelyard.runtime.remote_run import Run
 from modelyard.testing.fake_books import Book
 from modelyard.testing.fake_gpu import HOST, FakeGpuProbe, FakeHostProbe, OutOfMemory
 from modelyard.testing.fake_page import STRANGER, Event
@@ -192,13 +193,17 @@ class Walk:
         return before == self.states()
 
     def states(self) -> list[tuple[str, State, int]]:
+        return [(replica.key, replica.state, replica.life.run) for replica in self.replicas]
+
+    @property
+    def replicas(self) -> list[ReplicaState]:
         slots = self.loop.scheduler.models.values()
-        return [(slot.spec.id, slot.state, slot.replica.run) for slot in slots]
+        return [replica for slot in slots for replica in slot.replicas]
 
     @property
     def restless(self) -> bool:
-        slots = self.loop.scheduler.models.values()
-        return any(slot.state not in AT_REST or slot.wanted for slot in slots)
+        wanted = any(slot.wanted for slot in self.loop.scheduler.models.values())
+        return wanted or any(replica.state not in AT_REST for replica in self.replicas)
 
     @property
     def returning(self) -> bool:
@@ -213,28 +218,33 @@ class Walk:
                 yield f"{slot.spec.id} has {slot.in_flight} leases and {len(slot.queue)} waiting"
         if self.loop.waiting:
             yield f"{self.loop.waiting} requests wait"
-        ours = {model: run.pids() for (model, _), run in self.loop.runs.items()}
+        ours = [(self.replica_of(run), run.pids()) for run in self.loop.runs.values()]
         for device in self.loop.scheduler.devices:
             if device.id == HOST:
                 continue
             account = self.book.account(device.id)
             known: set[int] = set()
-            for model, pids in ours.items():
+            for replica, pids in ours:
                 known |= pids
                 real = sum(mib for pid, mib in account.by_process_mib.items() if pid in pids)
-                slot = self.loop.scheduler.models[model]
-                claim = slot.held_mib.get(device.id, 0)
-                asleep = slot.state is State.ASLEEP
+                claim = replica.held_mib.get(device.id, 0)
+                asleep = replica.state is State.ASLEEP
+                who = f"{replica.key} ({replica.state})"
                 if real > claim + NOISE_MIB * asleep:
-                    yield f"{model} ({slot.state}) holds {real} of {claim} MiB on {device.id}"
+                    yield f"{who} holds {real} of {claim} MiB on {device.id}"
                 if asleep and claim > real + NOISE_MIB:
-                    yield f"{model} (asleep) claims {claim} for {real} MiB on {device.id}"
-                if claim > max(declared(slot), self.most_held) + MARGIN_MIB:
-                    yield f"{model} ({slot.state}) claims {claim} MiB on {device.id}"
+                    yield f"{who} claims {claim} for {real} MiB on {device.id}"
+                if claim > max(declared(replica), self.most_held) + MARGIN_MIB:
+                    yield f"{who} claims {claim} MiB on {device.id}"
             if orphans := set(account.by_process_mib) - known:
                 yield f"{orphans} hold memory of {device.id} and belong to no run"
             if device.strangers_mib > NOISE_MIB:
                 yield f"{device.strangers_mib} MiB of {device.id} count as a stranger's"
+
+    def replica_of(self, run: Run) -> ReplicaState:
+        replica = self.loop.scheduler.models[run.spec.id].replica_of(run.run)
+        assert replica is not None, "a run that lasts is known"
+        return replica
 
     @property
     def most_held(self) -> int:
@@ -254,10 +264,10 @@ class Walk:
         return [*_avoidable(self.book.events())]
 
 
-def declared(slot: ModelState) -> int:
-    """What the profile that the model runs with names for each of its cards."""
-    assert slot.placement is not None, "who holds memory has a place"
-    (profile,) = [each for each in slot.spec.profiles if each.name == slot.placement.profile]
+def declared(replica: ReplicaState) -> int:
+    """What the profile that a replica runs with names for each of its cards."""
+    assert replica.placement is not None, "who holds memory has a place"
+    (profile,) = [each for each in replica.spec.profiles if each.name == replica.placement.profile]
     return max(profile.memory_mib.values())
 
 

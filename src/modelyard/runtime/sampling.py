@@ -57,7 +57,8 @@ class Sample:
     devices: tuple[Device, ...]
     readings: Mapping[str, Reading] = field(default_factory=dict)
     used_mib: Mapping[str, Need] = field(default_factory=dict)
-    """By model: MiB on each device where that can be told."""
+    """By model: MiB on each device where that can be told. Nothing of a ready replica that holds
+    nothing where it must: its engine is dying or has lost it, and that is no measure of a model."""
     returning_mib: Mapping[str, Need] = field(default_factory=dict)
     """By model whose processes are gone: MiB on each device that are not free again, where the
     driver told what it held there."""
@@ -219,7 +220,8 @@ class Sampler:
             if reading.kind == HOST_DEVICE:
                 use[reading.id] = self._host_mib(measured.pids)
             elif (mib := shares[measured.holder.model, reading.id].mib) is not None:
-                use[reading.id] = mib
+                if mib or not measured.must_hold(reading):
+                    use[reading.id] = mib
             elif (said := measured.holder.reported_mib().get(reading.id)) is not None:
                 use[reading.id] = said
         return {d: mib for d, mib in use.items() if mib or d in measured.holder.claims_mib}
@@ -246,10 +248,12 @@ class _Measured:
     holder: Holder
     pids: frozenset[int]
 
+    def must_hold(self, reading: Reading) -> bool:
+        return self.holder.is_ready and bool(self.holder.claims_mib.get(reading.id))
+
     def share(self, reading: Reading, sightings: _Sightings) -> Share:
-        must_hold = self.holder.is_ready and bool(self.holder.claims_mib.get(reading.id))
         seen = sightings.get((self.holder.model, reading.id))
-        return share(reading, self.pids, must_hold, seen)
+        return share(reading, self.pids, self.must_hold(reading), seen)
 
 
 def _processes(holders: Iterable[Holder]) -> list[_Measured]:

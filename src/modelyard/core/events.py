@@ -91,6 +91,8 @@ class MemoryMeasured(ModelEvent):
 
     run: int
     used_mib: Need
+    lost: tuple[str, ...] = ()
+    """Devices where its processes live and no longer hold what they held."""
 
 
 @dataclass(frozen=True, slots=True)

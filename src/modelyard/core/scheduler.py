@@ -183,19 +183,28 @@ class Scheduler(Upkeep):
                 return self._sleep_for_a_person(slot, level, now)
             case EngineNews(_, news):
                 return self._engine_news(slot, news, now)
+            case MemoryMeasured():
+                return self._measured(slot, event, now)
             case _:
                 self._learn(slot, event, now)
         return []
+
+    def _measured(
+        self, slot: ModelState, event: MemoryMeasured, now: float
+    ) -> Iterator[SchedulerAction]:
+        if (replica := slot.replica_of(event.run)) is None:
+            return
+        replica.used_mib = event.used_mib
+        self._count(replica)
+        if event.lost and replica.state is State.READY:
+            gone = ", ".join(event.lost)
+            yield from self._stop(replica, f"its memory on {gone} was lost", 0.0, now)
 
     def _learn(self, slot: ModelState, event: SchedulerEvent, now: float) -> None:
         match event:
             case EngineSuspected(_, run) | EngineCleared(_, run):
                 if (replica := slot.replica_of(run)) is not None:
                     replica.suspected = isinstance(event, EngineSuspected)
-            case MemoryMeasured(_, run, used_mib):
-                if (replica := slot.replica_of(run)) is not None:
-                    replica.used_mib = used_mib
-                    self._count(replica)
             case FootprintLearned(_, profile, kinds, level, by_position):
                 slot.footprints.known[profile, kinds, level] = by_position
                 slot.ways = slot.change_s = None

@@ -200,19 +200,16 @@ class Loop:
 
     async def sample(self) -> Sample:
         """Read the devices now, and decide by what they hold."""
-        holders = [
-            Holder(
-                replica.key,
-                run.placement.claims_mib,
-                replica.state is State.READY,
-                run.pids,
-                run.reported_mib,
-            )
-            for run in self.runs.values()
-            if (replica := self._replica(run)) is not None
-        ]
+        ready = set()
+        holders = []
+        for run in self.runs.values():
+            if (replica := self._replica(run)) is not None:
+                claims, is_ready = run.placement.claims_mib, replica.state is State.READY
+                holders.append(Holder(run.key, claims, is_ready, run.pids, run.reported_mib))
+                if is_ready:
+                    ready.add(run)
         sample = await self._sampler.sample(holders)
-        self._sampled(sample, {holder.model for holder in holders if holder.is_ready})
+        self._sampled(sample, ready)
         return sample
 
     async def watch_devices(self, every_s: float | None) -> None:
@@ -228,7 +225,7 @@ class Loop:
         runs = (self._replica(run) for run in self.runs.values())
         return next((residue(each, level) for each in runs if each and each.key == key), {})
 
-    def _sampled(self, sample: Sample, ready: Set[str]) -> None:
+    def _sampled(self, sample: Sample, ready: Set[Run]) -> None:
         """The devices were read: decide by what they hold now.
 
         What was measured of a replica that became ready meanwhile may be of an earlier moment.
@@ -241,8 +238,9 @@ class Loop:
             used = sample.used_mib.get(replica.key) if replica is not None else None
             if replica is None or used is None or replica.state is not State.READY:
                 continue
-            if replica.key in ready and used != replica.used_mib:
-                self.post(MemoryMeasured(run.spec.id, run.run, used))
+            lost = tuple(sample.lost.get(replica.key, ()))
+            if run in ready and (used != replica.used_mib or lost):
+                self.post(MemoryMeasured(run.spec.id, run.run, used, lost))
                 self._tasks.spawn(self._learn(run, AWAKE, used), f"learn from {replica.key}")
 
     def _replica(self, run: Run) -> ReplicaState | None:
@@ -325,7 +323,7 @@ class Loop:
                 self._tasks.spawn(self._learning.took(spec, action), f"learn from {spec.id}")
 
     def _start(self, start: StartEngine) -> None:
-        run = self._remote_run(start) if start.spec.engine == Remote.name else self._run(start)
+        run = self._new_run(start, self._engines[start.spec.engine])
         self.runs[start.spec.id, start.run] = self._last_runs[start.spec.id] = run
         log.info(
             "model %s: starting run %d%s with profile %s",
@@ -336,8 +334,16 @@ class Loop:
         )
         self._tasks.spawn(self._live(run), f"run {start.run} of {start.spec.id}")
 
-    def _run(self, start: StartEngine) -> Run:
-        engine = self._engines[start.spec.engine]
+    def _new_run(self, start: StartEngine, engine: Engine) -> Run:
+        if isinstance(engine, Remote):
+            return RemoteRun(
+                start,
+                engine,
+                self._last_runs.get(start.spec.id),
+                on_news=self._news,
+                on_suspicion=self._suspicion,
+                on_progress=self._progressed,
+            )
         fixed = engine.fixed_port(start.spec)
         return EngineRun(
             start,
@@ -347,15 +353,6 @@ class Loop:
             on_news=self._news,
             on_suspicion=self._suspicion,
             on_line=self._heard,
-            on_progress=self._progressed,
-        )
-
-    def _remote_run(self, start: StartEngine) -> Run:
-        return RemoteRun(
-            start,
-            self._last_runs.get(start.spec.id),
-            on_news=self._news,
-            on_suspicion=self._suspicion,
             on_progress=self._progressed,
         )
 

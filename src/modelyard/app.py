@@ -17,7 +17,7 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -41,13 +41,16 @@ from modelyard.launchers.local import LocalLauncher
 from modelyard.launchers.memory import host_mib
 from modelyard.runtime.broadcast import Broadcast
 from modelyard.runtime.config_file import ConfigFile, Read, unread
-from modelyard.runtime.inventory import Inventory
+from modelyard.runtime.inventory import Inventory, engines_here
 from modelyard.runtime.learning import Learning
 from modelyard.runtime.loop import Loop
+from modelyard.runtime.pulls import Pulls, with_downloads
+from modelyard.runtime.removals import Removals
 from modelyard.runtime.sampling import Sampler
 from modelyard.runtime.tasks import Tasks
 from modelyard.runtime.vllm_here import VllmHere
 from modelyard.runtime.watching import Watching
+from modelyard.store.sealing import Seal
 
 log = logging.getLogger("modelyard")
 
@@ -79,7 +82,8 @@ def build_engines(config: Config, here: VllmHere) -> dict[str, Engine]:
     """Every engine adapter, told where its programs are."""
     wanted = config.engines.llama_server or shutil.which("llama-server")
     llama_server = None if wanted == "builtin" else wanted
-    return dict(engines.build(sys.executable, llama_server, here.adapter()))
+    reveal = Seal(config.server.state_dir).reveal
+    return dict(engines.build(sys.executable, llama_server, here.adapter(), reveal))
 
 
 def engine_versions(config: Config, here: VllmHere) -> dict[str, str]:
@@ -178,7 +182,8 @@ async def build(
     tasks = Tasks()
     broadcast = Broadcast()
     launcher = LocalLauncher(config.server.state_dir / "logs")
-    inventory = Inventory(config)
+    served_config = with_downloads(config)
+    inventory = Inventory(served_config)
     sampler = Sampler(probes() if devices is None else devices, config.devices, host_mib)
     learning = Learning(
         config.server.state_dir / "modelyard.db",
@@ -200,9 +205,11 @@ async def build(
     facts = admin.Facts(
         url=url,
         config_path=str(config.path) if config.path else None,
-        models_dirs=[str(folder) for folder in config.models_dirs],
+        models_dirs=[str(folder) for folder in served_config.models_dirs],
         answered=lambda: gateway.answered,
         problems=inventory.problems,
+        found=lambda: tuple(watching.inventory.found),
+        reserve_mib=config.devices.reserve_mib,
     )
 
     def changed(found: Sequence[ModelSpec]) -> None:
@@ -213,19 +220,23 @@ async def build(
 
     async def adopt(new: Config) -> None:
         await asyncio.to_thread(here.look, new)
-        await watching.follow(new)
+        whole = with_downloads(new)
+        await watching.follow(whole)
         facts.config_path = str(new.path) if new.path else None
-        facts.models_dirs = [str(folder) for folder in new.models_dirs]
+        facts.models_dirs = [str(folder) for folder in whole.models_dirs]
         facts.problems = watching.inventory.problems
 
     def served() -> dict[str, ModelSpec]:
         return {spec.id: spec for spec in watching.models}
 
     file = ConfigFile(config, read, engine_problems, adopt, served)
+    pulls, removals = _downloads(loop, facts, file, watching, adopt)
     tasks.spawn(loop.watch_devices(config.devices.sample_every_s), "read the devices")
     try:
-        yield Yard(loop, gateway, inventory, facts, admin.build(loop, facts, door, file))
+        asgi = admin.build(loop, facts, door, file, pulls, removals)
+        yield Yard(loop, gateway, inventory, facts, asgi)
     finally:
+        await pulls.close()
         watching.close()
         broadcast.close()
         await tasks.close()
@@ -233,6 +244,41 @@ async def build(
         await gateway.close()
         await launcher.close()
         await learning.close()
+
+
+def _downloads(
+    loop: Loop,
+    facts: admin.Facts,
+    file: ConfigFile,
+    watching: Watching,
+    adopt: Callable[[Config], Awaitable[None]],
+) -> tuple[Pulls, Removals]:
+    """What fetches models and removes them; a folder that is new is served from then on."""
+    config = file.config
+
+    def dirs() -> list[Path]:
+        return [Path(folder) for folder in facts.models_dirs]
+
+    async def landed(folder: Path) -> None:
+        if not any(folder.is_relative_to(served) for served in dirs()):
+            await adopt(file.config)
+
+    pulls = Pulls(
+        config.downloads,
+        dirs,
+        loop.broadcast,
+        os.environ,
+        state_dir=config.server.state_dir,
+        prefers_gguf=lambda: engines_here(file.config) <= {"llamacpp"},
+        landed=landed,
+    )
+    removals = Removals(
+        lambda: watching.inventory.found,
+        lambda: {spec.id for spec in file.config.models},
+        dirs,
+        lambda model: loop.scheduler.models[model].state.value,
+    )
+    return pulls, removals
 
 
 class _Server(uvicorn.Server):

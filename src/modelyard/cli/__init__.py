@@ -29,6 +29,7 @@ from modelyard.cli import (
     pull,
     rm,
     run,
+    secret,
     serve,
     simulate,
     sleeping,
@@ -61,6 +62,7 @@ app.command()(simulate.simulate)
 app.command("import")(import_.import_config)
 app.command()(pull.pull)
 app.command()(rm.rm)
+app.command()(secret.secret)
 app.command()(about.info)
 app.add_typer(configure.commands)
 app.command()(about.version)

@@ -28,12 +28,15 @@ def published_keys() -> Iterator[tuple[str, dict[str, Any]]]:
         "devices.": "DevicesSection",
         "scheduling.": "SchedulingSection",
         "engines.": "EnginesSection",
+        "downloads.": "DownloadsSection",
         "defaults.": "LimitsSection",
         "models.ID.": "ModelSection",
         "models.ID.profiles[].": "ProfileSection",
         "models.ID.replicas.": "ReplicasSection",
         "models.ID.health.": "HealthSection",
         "models.ID.assigned.": "AssignedSection",
+        "models.ID.upstreams[].": "UpstreamSection",
+        "models.ID.circuit.": "CircuitSection",
         "models.ID.sleep.LEVEL.": "SleepSection",
         "models.ID.sleep.LEVEL.wake[].": "CallSection",
     }
@@ -94,7 +97,7 @@ def test_the_example_loads() -> None:
     ids = [spec.id for spec in load(EXAMPLE, env={}).models]
 
     assert ids == [
-        "tiny", "qwen3-4b", "house-model", "two-ways", "sleeper", "sleeper-by-hand",
+        "tiny", "qwen3-4b", "house-model", "two-ways", "sleeper", "sleeper-by-hand", "elsewhere",
     ]  # fmt: skip
 
 

@@ -47,6 +47,7 @@ class Watcher:
     @property
     def run(self) -> EngineRun:
         (run,) = self.server.yard.loop.runs.values()
+        assert isinstance(run, EngineRun)
         return run
 
     @property

@@ -17,6 +17,7 @@ from types import MappingProxyType
 from modelyard.config.assigned import assigned
 from modelyard.config.assignment import Assignment
 from modelyard.config.kinds import ONE_DEVICE
+from modelyard.config.remote import remote_of, revision_of
 from modelyard.config.rules import devices_of
 from modelyard.config.schema import File, LimitsSection, ModelSection, ProfileSection
 from modelyard.config.sleep import levels_of
@@ -27,9 +28,11 @@ from modelyard.config.values import (
     Config,
     DeclaredModel,
     Devices,
+    Downloads,
     Engines,
     Health,
     KeyPath,
+    RemoteModel,
     Server,
 )
 from modelyard.config.wording import shorten
@@ -76,6 +79,7 @@ def build(
         ),
         scheduling=Policy(**dict(file.scheduling)),
         engines=Engines(llama_server=llama_server, vllm=vllm),
+        downloads=_downloads(file, paths),
         models=tuple(
             _model(model_id, model, file.defaults, paths) for model_id, model in file.models.items()
         ),
@@ -111,6 +115,13 @@ class _Paths:
             return path
 
 
+def _downloads(file: File, paths: _Paths) -> Downloads:
+    section = dict(file.downloads)
+    if section["dir"] is not None:
+        section["dir"] = paths.resolve(section["dir"], ("downloads", "dir"))
+    return Downloads(**section)
+
+
 def _model(model_id: str, model: ModelSection, defaults: LimitsSection, paths: _Paths) -> ModelSpec:
     key: KeyPath = ("models", model_id)
     source = paths.resolve(model.source, (*key, "source")) if model.source else None
@@ -118,7 +129,11 @@ def _model(model_id: str, model: ModelSection, defaults: LimitsSection, paths: _
     if cwd is None and model.engine == "command":
         cwd = paths.folder(key)  # where a relative program and relative arguments are meant to be
     health = model.health.value()
-    kind = ModelSpec if health == Health() else partial(DeclaredModel, health=health)
+    remote = remote_of(
+        model.upstreams, model.circuit, lambda path, at: paths.resolve(path, (*key, *at))
+    )
+    is_plain = (health, remote) == (Health(), RemoteModel())
+    kind = ModelSpec if is_plain else partial(DeclaredModel, health=health, remote=remote)
     spec = kind(
         id=model_id,
         engine=model.preset or model.engine,
@@ -138,6 +153,7 @@ def _model(model_id: str, model: ModelSection, defaults: LimitsSection, paths: _
         priority=model.priority,
         replicas=model.replicas.value(),
         limits=_limits(model, defaults),
+        revision=revision_of(remote),
     )
     return assigned(spec, model.assigned.devices, model.assigned.options)
 
@@ -166,6 +182,8 @@ def _limits(model: ModelSection, defaults: LimitsSection) -> Limits:
 
 
 def _profiles(model: ModelSection) -> tuple[Profile, ...]:
+    if model.engine == "remote":
+        return (Profile("remote", ()),)  # it takes nothing of this machine
     if not model.profiles:
         devices, memory = _memory([], model.memory_mib)
         return (Profile("default", devices, memory),)

@@ -268,6 +268,7 @@ EngineName = Annotated[str, Kind(_read_engine, {"type": "string", "enum": list(E
 PresetName = Annotated[
     str | None, Kind(_read_preset, {"type": "string", "enum": list(PRESETS)}).or_none()
 ]
+FilePathOrAuto = Annotated[Path | None, Kind(_read_path, _FILLED, str).or_none("auto")]
 PlaceOrAuto = Annotated[str | None, Kind(_read_filled_text, _FILLED).or_none("auto")]
 LlamaServer = Annotated[str | None, Kind(_read_llama_server, _FILLED).or_none("auto")]
 Option = Annotated[Any, Kind(_read_option, {})]

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelyard.config.units import format_mib
-from modelyard.config.values import PRESETS, Config, KeyPath, health_of
+from modelyard.config.values import PRESETS, Config, KeyPath, health_of, remote_of
 from modelyard.core.specs import ModelSpec, Profile, Task
 
 HIDDEN = "<hidden>"
@@ -43,6 +43,11 @@ def describe(config: Config) -> dict[str, Any]:
     }
     described["server"]["allowed_hosts"] = list(config.server.allowed_hosts)
     described["devices"]["budget"] = _sizes(config.devices.budget_mib)
+    described["downloads"] |= {
+        key: HIDDEN
+        for key in ("token", "modelscope_token")
+        if getattr(config.downloads, key) is not None and ("downloads", key) not in config.written
+    }
     described["models_dirs"] = [str(folder) for folder in config.models_dirs]
     described["models"] = {spec.id: _model(spec) for spec in config.models}
     for path, text in config.written.items():
@@ -53,6 +58,7 @@ def describe(config: Config) -> dict[str, Any]:
 
 def _model(spec: ModelSpec) -> dict[str, Any]:
     from modelyard.config.health import written_health
+    from modelyard.config.remote import written_remote
     from modelyard.config.schema import LimitsSection
     from modelyard.config.sections import written_keys
     from modelyard.config.sleep import written_levels
@@ -63,9 +69,10 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
         "source": spec.source,
         "tasks": [task.value for task in Task if task in spec.tasks],
         "options": _without_secrets(spec.options),
-        "profiles": [_profile(profile) for profile in spec.profiles],
+        "profiles": [_profile(each) for each in spec.profiles if spec.engine != "remote"],
         "command": _arguments(spec.command),
         "preset": spec.engine if spec.engine in PRESETS else None,
+        **written_remote(remote_of(spec)),
         "env": _without_secrets(spec.env),
         "cwd": spec.cwd,
         "health_path": spec.health_path,

@@ -12,6 +12,7 @@ import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 
 from modelyard.config.kinds import ONE_DEVICE
+from modelyard.config.remote import remote_problems
 from modelyard.config.schema import File, ModelSection, ProfileSection
 from modelyard.config.tree import Problem
 from modelyard.config.values import KeyPath
@@ -94,6 +95,13 @@ def _repeated(names: Sequence[str]) -> Iterator[int]:
         seen.add(name)
 
 
+_OF_ENGINES_HERE = (
+    "source", "profiles", "memory_mib", "options", "env", "cwd", "health_path", "health",
+    "assigned", "replicas",
+)  # fmt: skip
+"""What only an engine on this machine can have."""
+_WRITTEN = {"memory_mib": "memory"}
+
 _Rule = Callable[[ModelSection, Set[str | int]], Iterator[Problem]]
 
 
@@ -141,9 +149,24 @@ def _program_is_named(model: ModelSection, _: Set[str | int]) -> Iterator[Proble
 def _has_tasks(model: ModelSection, broken: Set[str | int]) -> Iterator[Problem]:
     if model.preset or {"engine", "preset", "tasks"} & broken:
         return
-    if model.engine == "command" and not model.tasks:
-        text = "is missing; say what the program can be asked to do, like [chat]"
+    if model.engine in ("command", "remote") and not model.tasks:
+        whom = "program" if model.engine == "command" else "upstream"
+        text = f"is missing; say what the {whom} can be asked to do, like [chat]"
         yield Problem(("tasks",), text)
+
+
+def _remote(model: ModelSection, broken: Set[str | int]) -> Iterator[Problem]:
+    if {"engine", "upstreams", "circuit"} & broken:
+        return
+    for below, text in remote_problems(model.engine, model.upstreams, model.circuit):
+        yield Problem(below, text)
+    if model.engine != "remote":
+        return
+    for key in _OF_ENGINES_HERE:
+        usual = ModelSection.model_fields[key].get_default(call_default_factory=True)
+        if getattr(model, key) != usual and _WRITTEN.get(key, key) not in broken:
+            text = "means nothing for the engine remote, which takes nothing of this machine"
+            yield Problem((_WRITTEN.get(key, key),), f"{text}; remove it")
 
 
 def _replicas_in_order(model: ModelSection, broken: Set[str | int]) -> Iterator[Problem]:
@@ -232,6 +255,7 @@ _MODEL_RULES: tuple[_Rule, ...] = (
     _program_is_named,
     _has_tasks,
     _one_health_path,
+    _remote,
     _replicas_in_order,
     _assigned_devices,
     _memory_or_profiles,

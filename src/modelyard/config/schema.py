@@ -220,7 +220,7 @@ class DownloadsSection(Section):
     dir: FilePathOrAuto = Field(
         _DOWNLOADS.dir,
         description="Models folder that `modelyard pull` puts models into; `auto` is the first of "
-        "`models_dirs` that is no other program's store, else a folder of this user's.",
+        "`models_dirs` that is no other program's store, else a folder of Modelyard's own.",
     )
     parallel: Annotated[int, whole(1, 16)] = Field(
         _DOWNLOADS.parallel, description="Downloads that run at a time; others wait."

@@ -14,10 +14,11 @@ from pathlib import Path
 from types import MappingProxyType
 
 from modelyard.config.assignment import Assignment
+from modelyard.core.circuit import Thresholds
 from modelyard.core.policy import Policy
 from modelyard.core.specs import Limits, ModelSpec
 
-ENGINE_NAMES = ("llamacpp", "vllm", "transformers", "command")
+ENGINE_NAMES = ("llamacpp", "vllm", "transformers", "command", "remote")
 """Engines that a model can name. `app.py` gives each of them an adapter."""
 
 SLEEP_PRESETS = ("vllm", "sglang", "lmdeploy")
@@ -61,15 +62,47 @@ class Health:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteUpstream:
+    """Somebody else's endpoint that serves a model."""
+
+    url: str
+    """Base address as OpenAI's clients take it."""
+    key: str = field(default="", repr=False)
+    key_header: str = "authorization"
+    """In lower case; `authorization` carries the key as a bearer token, others carry it alone."""
+    model: str | None = None
+    """What the endpoint calls the model; None for the model's id here."""
+    weight: int = 1
+    """Its share of the requests; 0 is asked only if no other can be."""
+    ca_file: str | None = None
+    """Certificates to trust in place of the system's."""
+    connect_timeout_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteModel:
+    """Where a remote model is, and when one of its upstreams is left alone."""
+
+    upstreams: tuple[RemoteUpstream, ...] = ()
+    circuit: Thresholds = field(default_factory=Thresholds)
+
+
+@dataclass(frozen=True, slots=True)
 class DeclaredModel(ModelSpec):
     """A model of the file that says more than a `ModelSpec` holds."""
 
     health: Health = Health()
+    remote: RemoteModel = RemoteModel()
 
 
 def health_of(spec: ModelSpec) -> Health:
     """How the engine of `spec` is found to be well."""
     return spec.health if isinstance(spec, DeclaredModel) else Health()
+
+
+def remote_of(spec: ModelSpec) -> RemoteModel:
+    """Where the model of `spec` is, if it is somebody else's."""
+    return spec.remote if isinstance(spec, DeclaredModel) else RemoteModel()
 
 
 def default_state_dir() -> Path:
@@ -128,6 +161,25 @@ class Engines:
 
 
 @dataclass(frozen=True, slots=True)
+class Downloads:
+    """Where models are fetched from, and to."""
+
+    dir: Path | None = None
+    """Models folder that downloads go to; None for automatic: the first of `models_dirs` that is no
+    other program's store, else `models` in the state folder."""
+    parallel: int = 2
+    """Downloads that run at a time."""
+    offline: bool = False
+    """Never ask a hub; what is here has to do."""
+    endpoint: str | None = None
+    """Address of Hugging Face's hub or a mirror; None is HF_ENDPOINT, else the hub itself."""
+    token: str | None = field(default=None, repr=False)
+    """None is HF_TOKEN, else what `hf auth login` has kept."""
+    modelscope_endpoint: str | None = None
+    modelscope_token: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything a run of Modelyard has been told."""
 
@@ -136,6 +188,7 @@ class Config:
     devices: Devices = field(default_factory=Devices)
     scheduling: Policy = field(default_factory=Policy)
     engines: Engines = field(default_factory=Engines)
+    downloads: Downloads = field(default_factory=Downloads)
     models: tuple[ModelSpec, ...] = ()
     limits: Limits = field(default_factory=Limits)
     """Limits of models that the config does not name (found in `models_dirs`): `defaults`."""

@@ -6,6 +6,9 @@ Laws of this file:
   behind, and so do the client's credentials on the way in.
 - An error before the first byte has its own status; after it, a stream gets an error event in the
   dialect's shape, and any other answer is visibly cut, never quietly completed.
+- A remote model's request may go to one upstream after another, until the first byte of an answer
+  has reached the client. What the client says of itself stays here, but for
+  `remotes.TO_REMOTES`.
 - A client that reads slowly stops the reading from its engine; a client that leaves stops the work.
 """
 
@@ -25,14 +28,17 @@ from modelyard.core.errors import (
     EngineTimeout,
     ModelyardError,
     RequestTimeout,
+    UpstreamRedirects,
+    UpstreamRefusesKey,
     WrongTask,
 )
 from modelyard.core.specs import ModelSpec
 from modelyard.engines.dialect import Dialect
-from modelyard.http import openai
+from modelyard.http import openai, remotes
 from modelyard.http.errors import JSON_TYPE, headers_of, openai_error, status_of
 from modelyard.http.routes import Route, request_line
-from modelyard.runtime.upstream import Connection, Headers, Lease
+from modelyard.runtime.failover import Failover
+from modelyard.runtime.upstream import Connection, Headers, Lease, Upstream
 
 if TYPE_CHECKING:
     from modelyard.http.gateway import Gateway, GatewayProtocol
@@ -57,9 +63,10 @@ NOT_FORWARDED = frozenset(
 )
 NOT_RETURNED = frozenset(
     b"access-control-allow-credentials access-control-allow-headers access-control-allow-methods "
-    b"access-control-allow-origin access-control-expose-headers connection content-length date "
-    b"keep-alive proxy-authenticate proxy-connection server set-cookie te trailer "
-    b"transfer-encoding upgrade x-request-id".split()
+    b"access-control-allow-origin access-control-expose-headers alt-svc clear-site-data connection "
+    b"content-length date keep-alive nel openai-organization openai-project proxy-authenticate "
+    b"proxy-connection report-to server set-cookie strict-transport-security te trailer "
+    b"transfer-encoding upgrade www-authenticate x-request-id".split()
 )
 EVENT_STREAM = b"text/event-stream"
 STREAM_HEADERS: Headers = [(b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache")]
@@ -94,6 +101,9 @@ class Exchange:
     _lease: Lease | None = None
     _connection: Connection | None = None
     _retried = False
+    _tried: tuple[Upstream, ...] = ()
+    """Upstreams of a remote model that were asked; the last one is being asked."""
+    _wants_stream = False
     _next_beat = 0.0
     _head = b""
     """The head of the answer, until it is written together with the first part of the body."""
@@ -104,6 +114,8 @@ class Exchange:
     """Whether anything came from the engine since the last look."""
     _error_status = 0
     _error_body = b""
+    _retry_after: Headers = []  # noqa: RUF012 - replaced, never changed
+    """What an engine's error says of when to come again."""
     _named: str | None = None
     """The model's name as the client wrote it."""
     _rewrite: Callable[[bytes, bytes], bytes] | None = None
@@ -190,9 +202,10 @@ class Exchange:
         if self._phase is not Phase.WAITING and self._spec is not None:
             bound_s = self._spec.limits.response_timeout_s
             if silent_s > bound_s and not self._protocol.flow.write_paused:
+                error = EngineTimeout(self._spec.id, bound_s)
                 if self._lease is not None:
-                    self._lease.upstream.broken()
-                self._fail(EngineTimeout(self._spec.id, bound_s))
+                    self._blame(self._lease, str(error))
+                self._fail(error)
 
     def _look_at_headers(self, headers: Headers) -> list[bytes]:
         """Note what concerns the gateway; return the lines that go on to the engine."""
@@ -238,7 +251,7 @@ class Exchange:
         self._spec = spec
         self._named = seen.model
         if seen.stream and self._route.streams:
-            self._is_stream = True
+            self._is_stream = self._wants_stream = True
             self._next_beat = self._since + self._gateway.settings.heartbeat_after_s
         self._acquire(spec)
 
@@ -261,27 +274,75 @@ class Exchange:
         self._lease = lease
         self._phase = Phase.SENDING
         self._heard = True
-        connection = lease.upstream.idle_connection()
-        if connection is not None:
-            self._send(connection)
-        else:
-            self._gateway.tasks.spawn(self._connect(lease), "connect to an engine")
+        if lease.upstream.failover is None:
+            self._reach(lease, lease.upstream)
+        elif not self._ask_next(lease, lease.upstream.failover):
+            self._fail(lease.upstream.failover.error((), ""))
 
     def refused(self, error: ModelyardError) -> None:
         """No replica will be ours."""
         self._ticket = 0
         self._refuse(error)
 
-    async def _connect(self, lease: Lease) -> None:
+    def _reach(self, lease: Lease, upstream: Upstream) -> None:
+        connection = upstream.idle_connection()
+        if connection is not None:
+            self._send(connection)
+        else:
+            self._gateway.tasks.spawn(self._connect(lease, upstream), "connect to an engine")
+
+    async def _connect(self, lease: Lease, upstream: Upstream) -> None:
         try:
-            connection = await lease.upstream.connect()
+            connection = await upstream.connect()
         except OSError as error:
-            await self._unreachable(lease, error)
+            if lease.upstream.failover is None:
+                await self._unreachable(lease, error)
+            elif self._phase is Phase.SENDING:
+                self._failed_there(lease, lease.upstream.failover, remotes.words_of(error))
             return
         if self._phase is Phase.SENDING and self._lease is lease:
             self._send(connection)
         else:
             connection.close()
+
+    def _ask_next(self, lease: Lease, failover: Failover) -> bool:
+        """Send the request to an upstream that has not had it; whether there is one."""
+        upstream = failover.next(self._tried)
+        if upstream is None:
+            return False
+        self._tried = (*self._tried, upstream)
+        self._reach(lease, upstream)
+        return True
+
+    def _failed_there(self, lease: Lease, failover: Failover, why: str) -> None:
+        """The upstream asked last gave no answer: ask another one, or give up."""
+        failover.failed(self._tried[-1], why)
+        if not (self._starts_over() and self._ask_next(lease, failover)):
+            self._fail(failover.error(self._tried, why))
+
+    def _starts_over(self) -> bool:
+        """Forget an answer of which nothing has reached the client; False if something has."""
+        if self._last_part and self._kept is None:
+            return False
+        self._phase = Phase.SENDING
+        self._connection = None
+        self._kept = None
+        self._last_part = self._error_body = b""
+        self._error_status = 0
+        if not self._head_sent:
+            self._head = b""
+            self._chunked = False
+            self._is_stream = self._wants_stream
+        self._heard = True
+        return True
+
+    def _blame(self, lease: Lease, why: str) -> None:
+        """Whoever has been asked has broken down."""
+        failover = lease.upstream.failover
+        if failover is None:
+            lease.upstream.broken()
+        elif self._tried:
+            failover.failed(self._tried[-1], why)
 
     async def _unreachable(self, lease: Lease, error: OSError) -> None:
         """The engine took no connection, so it never saw the request: try once more."""
@@ -302,25 +363,27 @@ class Exchange:
 
     def _send(self, connection: Connection) -> None:
         self._connection = connection
-        first, body = self._route.engine_request, self.body
+        first = self._route.engine_request
+        body: bytes | bytearray = self.body
         if connection.upstream.dialect is not None:
             first, body = self._translated(connection.upstream.dialect)
+        is_remote = bool(self._tried)
         request: list[bytes | bytearray] = [
             first,
-            connection.upstream.host_line,
-            *self._forwarded,
+            connection.upstream.own_headers,
+            *(remotes.fit_to_leave(self._forwarded) if is_remote else self._forwarded),
             b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (self._request_id, len(body)),
             body,
         ]
         connection.send(self, b"".join(request))
 
-    def _translated(self, dialect: Dialect) -> tuple[bytes, bytearray]:
+    def _translated(self, dialect: Dialect) -> tuple[bytes, bytes]:
         """The request as this engine wants it; its answer will be as the client wants it."""
         task = self._route.task
         self._rewrite = dialect.answers.get(task)
         path = dialect.paths.get(task)
         first = self._route.engine_request if path is None else request_line(path.encode())
-        return first, bytearray(dialect.request(task, bytes(self.body), self._named))
+        return first, dialect.request(task, bytes(self.body), self._named)
 
     def hold_engine(self) -> None:
         if self._connection is not None and self._phase is Phase.ANSWERING:
@@ -337,8 +400,8 @@ class Exchange:
         self._phase = Phase.ANSWERING
         if self._protocol.flow.write_paused:
             self.hold_engine()
-        if status >= 400:
-            self._error_status = status
+        if status >= 300:
+            self._answer_refuses(status, headers)
         elif not self._head_sent:
             returned = [header for header in headers if header[0] not in NOT_RETURNED]
             if self._rewrite is not None:
@@ -346,6 +409,30 @@ class Exchange:
                 return
             self._is_stream = any(n == b"content-type" and EVENT_STREAM in v for n, v in returned)
             self._head = self._head_of(status, returned, length)
+
+    def _answer_refuses(self, status: int, headers: Headers) -> None:
+        """The answer is a redirect or an error: ask somebody else, or pass it on in our words."""
+        assert self._lease is not None, "asked with a lease"
+        assert self._spec is not None, "asked for a model"
+        if status < 400:
+            self._fail(UpstreamRedirects(self._spec.id, status, remotes.place_in(headers)))
+            return
+        failover = self._lease.upstream.failover
+        if failover is not None:
+            asked = self._tried[-1]
+            if status in remotes.REFUSED:
+                self._fail(UpstreamRefusesKey(self._spec.id, failover.name_of(asked), status))
+                return
+            if failover.is_asked_elsewhere(asked, status, headers):
+                connection = self._connection
+                self._starts_over()  # nothing of an answer whose head has just come is sent
+                if self._ask_next(self._lease, failover):
+                    if connection is not None:
+                        connection.abort()
+                    return
+                self._phase, self._connection = Phase.ANSWERING, connection
+        self._error_status = status
+        self._retry_after = [header for header in headers if header[0] == b"retry-after"]
 
     def answer_continues(self, body: bytes, complete: bool) -> None:
         self._heard = True
@@ -383,8 +470,20 @@ class Exchange:
             self._whole_answer(status, headers, whole, served=True)
 
     def answer_fails(self, error: ModelyardError) -> None:
-        self._connection = None
-        self._fail(error)
+        connection, self._connection = self._connection, None
+        lease = self._lease
+        if lease is None or lease.upstream.failover is None or connection is None:
+            self._fail(error)
+        elif self._last_part and self._kept is None:  # too late for another upstream
+            self._blame(lease, str(error))
+            self._fail(error)
+        elif connection.is_used and self._phase is Phase.SENDING:
+            # It was pooled, and closed before it had the request: its upstream did nothing wrong.
+            self._gateway.tasks.spawn(
+                self._connect(lease, connection.upstream), "connect to an engine"
+            )
+        else:
+            self._failed_there(lease, lease.upstream.failover, str(error))
 
     def _engine_error(self, body: bytes, complete: bool) -> None:
         if len(self._error_body) < MAX_ENGINE_ERROR:
@@ -396,7 +495,7 @@ class Exchange:
         if self._head_sent:
             self._finish_stream(b"data: " + shaped + b"\n\n", served=True)
         else:
-            self._whole_answer(status, [JSON_TYPE], shaped, served=True)
+            self._whole_answer(status, [JSON_TYPE, *self._retry_after], shaped, served=True)
 
     # -------------------------------------------------------------------------------------- endings
 

@@ -7,20 +7,25 @@ Laws of this file:
 - Pooled connections are used again only while they are fresh, well inside the keep-alive times of
   the engines (cpp-httplib and uvicorn close after 5 s), so a request is not written to a connection
   that the engine is closing at that moment.
+- A remote's connections are encrypted where its address says so, and its certificate is checked.
 - What the engine sent as framing stays here: callers get a head, body bytes, and an end.
 """
 
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
-from typing import Protocol, cast
+from typing import TYPE_CHECKING, Protocol, cast
 
 import httptools
 
 from modelyard.core.errors import BadEngineAnswer, EngineDied, ModelyardError
 from modelyard.core.specs import Endpoint
 from modelyard.engines.dialect import Dialect
+
+if TYPE_CHECKING:
+    from modelyard.runtime.failover import Failover
 
 FRESH_FOR_S = 2.0
 CONNECT_TIMEOUT_S = 5.0
@@ -68,11 +73,18 @@ class Upstream:
         """Called with the status of each answer that begins."""
         self.dialect: Dialect | None = None
         """How this engine wants to be asked, if not as clients ask."""
-        self.host_line = b"host: %b\r\n" % str(endpoint).encode()
+        self.failover: Failover | None = None
+        """Where requests go in place of `endpoint`, for a remote: it has several of these."""
+        self.own_headers = b"host: %b\r\n" % str(endpoint).encode()
+        """Header lines of ours, with which each request begins."""
+        self.tls: ssl.SSLContext | None = None
+        self.fresh_for_s = FRESH_FOR_S
+        self.connect_timeout_s = CONNECT_TIMEOUT_S
         self._loop = asyncio.get_running_loop()
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
         self._drained: asyncio.Event | None = None
+        self._retired = False
 
     async def drained(self) -> None:
         """Return once no request holds a lease."""
@@ -89,16 +101,19 @@ class Upstream:
         """The most recently used pooled connection, if a fresh one is left."""
         while self._idle:
             connection = self._idle.pop()
-            if self._loop.time() - connection.idle_since < FRESH_FOR_S and connection.is_open:
+            age_s = self._loop.time() - connection.idle_since
+            if age_s < self.fresh_for_s and connection.is_open:
                 return connection
             connection.close()
         return None
 
     async def connect(self) -> Connection:
         """A new connection. Raises OSError (TimeoutError among them) if there is none to be had."""
-        async with asyncio.timeout(CONNECT_TIMEOUT_S):
+        host, port = self.endpoint.host, self.endpoint.port
+        name = None if self.tls is None else host
+        async with asyncio.timeout(self.connect_timeout_s):
             _, connection = await self._loop.create_connection(
-                lambda: Connection(self), self.endpoint.host, self.endpoint.port
+                lambda: Connection(self), host, port, ssl=self.tls, server_hostname=name
             )
         return connection
 
@@ -108,12 +123,22 @@ class Upstream:
     def finished(self, connection: Connection) -> None:
         """The connection has carried an exchange to its end and can carry another."""
         connection.idle_since = self._loop.time()
-        self._idle.append(connection)
+        connection.is_used = True
+        if self._retired:
+            connection.close()
+        else:
+            self._idle.append(connection)
 
     def lost(self, connection: Connection) -> None:
         self._open.discard(connection)
         if connection in self._idle:
             self._idle.remove(connection)
+
+    def retire(self) -> None:
+        """Drop the pooled connections; exchanges go on and take theirs with them at their end."""
+        self._retired = True
+        while self._idle:
+            self._idle.pop().close()
 
     def close(self) -> None:
         """Drop every connection; exchanges on them fail."""
@@ -145,6 +170,8 @@ class Connection(asyncio.Protocol):
     def __init__(self, upstream: Upstream) -> None:
         self.upstream = upstream
         self.idle_since = 0.0
+        self.is_used = False
+        """Whether it has carried an exchange before: its other end may be closing it just now."""
         self._transport: asyncio.Transport | None = None
         self._receiver: Receiver | None = None
         self._parser = httptools.HttpResponseParser(self)
@@ -199,6 +226,8 @@ class Connection(asyncio.Protocol):
             self._fail(BadEngineAnswer(self.upstream.model, str(error)))
             return
         parts = self._parts
+        if self._receiver is None:  # it has gone on hearing the head
+            return  # type: ignore[unreachable]  # the parser's callbacks may abort
         if self._complete:
             self._parts = []
             self._deliver(b"".join(parts))

@@ -62,6 +62,8 @@ class Fleet:
         self.forecasts = Forecasts()
         """How good the estimates of waits were."""
         self._alarms = Alarms()
+        self._runs: dict[str, Iterator[int]] = {}
+        """Numbers for the runs of each model there ever was: late news names no later run."""
         self._left = placement.free(devices, ())
         """MiB on each device that no replica counts for."""
         self._holders: dict[str, ReplicaState] = {}

@@ -65,6 +65,15 @@ def ways(slot: ModelState, devices: Sequence[Device]) -> Ways:
     return slot.ways
 
 
+def is_way(slot: ModelState, devices: Sequence[Device], placed: Placement) -> bool:
+    """Whether the model may still be run like this: its profile and its devices are there."""
+    return any(
+        (choice.profile, choice.devices) == (placed.profile, placed.devices)
+        for choices in ways(slot, devices).profiles
+        for choice in choices
+    )
+
+
 def roomiest(choices: Sequence[Placement], *lefts: Mapping[str, int]) -> Placement | None:
     """The choice that fits everywhere and leaves most room, or None.
 

@@ -12,6 +12,7 @@ Laws of this file:
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Iterator
 
 from modelyard.core import admission, placement, planning
@@ -300,7 +301,9 @@ class Scheduler(Upkeep):
         if isinstance(news, EngineExited) and replica.state is State.RESTARTING:
             others = (other for other in self._holders.values() if other is not replica)
             moving = planning.moving_gpus(others, planning.gpus_of(self.devices))
-            if not moving.isdisjoint(replica.held_mib):
+            placed = replica.placement
+            has_place = placed is not None and placement.is_way(slot, self.devices, placed)
+            if not has_place or not moving.isdisjoint(replica.held_mib):
                 slot.wanted_since = now
                 self._wanted[slot.spec.id] = slot
                 yield from self._apply(replica, RestartPutOff(), now)
@@ -347,6 +350,7 @@ class Scheduler(Upkeep):
         self, replica: ReplicaState, before: State, now: float
     ) -> Iterator[SchedulerAction]:
         slot = replica.model
+        self._unreserve(replica)
         for _ in range(replica.in_flight):
             slot.demand.over(now, ended=False)
         replica.in_flight = 0
@@ -391,7 +395,9 @@ class Scheduler(Upkeep):
         for model, spec in new.items():
             known = self.models.get(model)
             if known is None:
-                slot = ModelState(spec, Demand(self.pace, self.policy.rate_memory_s))
+                runs = self._runs.setdefault(model, itertools.count(1))
+                demand = Demand(self.pace, self.policy.rate_memory_s)
+                slot = ModelState(spec, demand, runs=runs)
                 self.models[model] = slot
                 self._resize(slot, now)
                 if spec.preload or spec.replicas.min:
@@ -408,6 +414,8 @@ class Scheduler(Upkeep):
                     drain_s = spec.limits.drain_timeout_s
                     yield from self._stop(replica, "its definition changed", drain_s, now)
             if known.spec != spec:
+                for replica in known.replicas:
+                    self._unreserve(replica)
                 known.spec = spec
                 known.ways = known.change_s = None
                 known.look_at = 0.0

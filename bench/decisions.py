@@ -14,7 +14,8 @@ import json
 import random
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 from modelyard.core.events import (
     EngineNews,
@@ -31,6 +32,8 @@ from modelyard.core.lifecycle import EngineEvent, EngineExited, EngineReady
 from modelyard.core.policy import Policy
 from modelyard.core.scheduler import Scheduler
 from modelyard.core.specs import Device, Limits, ModelSpec, Profile, Task
+
+T = TypeVar("T")
 
 DEVICES = 8
 DEVICE_MIB = 76 * 1024
@@ -66,9 +69,7 @@ class Played:
         mib = self.dice.choice(SIZES_GIB) * 1024
         limits = Limits(max_wait_s=1e9, concurrency=16, idle_sleep_s=None, idle_stop_s=3600)
         profile = Profile("default", ("gpu",), {"gpu": mib})
-        return ModelSpec(
-            name, "bench", frozenset({Task.CHAT}), profiles=(profile,), limits=limits
-        )
+        return ModelSpec(name, "bench", frozenset({Task.CHAT}), profiles=(profile,), limits=limits)
 
     def play(self, requests: int) -> None:
         """So many arrivals, and what follows from them until the last has come."""
@@ -117,7 +118,7 @@ class Played:
     def _tell(self, event: SchedulerEvent) -> None:
         self._perform(self._timed(lambda: self.scheduler.handle(event, self.now)))
 
-    def _timed(self, call):  # type: ignore[no-untyped-def]
+    def _timed(self, call: Callable[[], T]) -> T:
         began = time.thread_time()
         result = call()
         self.spent.append(time.thread_time() - began)

@@ -50,9 +50,11 @@ class Machine(World):
         self.moving: dict[str, str] = {}
         self.strangers = {"GPU-0": 0, "GPU-1": 0}
         self.present = {"GPU-0", "GPU-1"}
-        super().__init__(*specs, devices=self.devices(), policy=Policy(
-            fair_after_s=5, backoff_s=0.5, backoff_max_s=5, failed_cooldown_s=20
-        ))
+        super().__init__(
+            *specs,
+            devices=self.devices(),
+            policy=Policy(fair_after_s=5, backoff_s=0.5, backoff_max_s=5, failed_cooldown_s=20),
+        )
 
     def devices(self) -> list[Device]:
         cards = [

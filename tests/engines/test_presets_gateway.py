@@ -9,7 +9,6 @@ from typing import Any
 
 import httpx
 import pytest
-
 from tests.engines.test_presets import configured
 
 from modelyard.testing.server import running

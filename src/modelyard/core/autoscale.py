@@ -19,11 +19,11 @@ from modelyard.core.state import ModelState, ReplicaState
 def wants_more(slot: ModelState, policy: Policy, now: float) -> bool:
     """Whether another replica of a model that runs already should be brought up."""
     serving, bounds = slot.serving, slot.spec.replicas
-    if not serving or len(serving) >= max(1, bounds.max):
+    if len(serving) >= max(1, bounds.max):
         return False
     if len(serving) < bounds.min:
         return True
-    if any(replica.state is not State.READY for replica in serving):
+    if not serving or any(replica.state is not State.READY for replica in serving):
         return False  # one is on its way
     return bool(slot.queue) and now - slot.queue.oldest.arrived >= policy.scale_up_after_s
 

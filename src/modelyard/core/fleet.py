@@ -70,6 +70,8 @@ class Fleet:
         """The replicas that have a place, by key."""
         self._wanted: dict[str, ModelState] = {}
         """The models that somebody waits for."""
+        self._kept: dict[str, ModelState] = {}
+        """The models of which some replicas are kept running."""
         self._reserved: list[ReplicaState] = []
         """The replicas that memory is promised to."""
         self._changed: set[str] = set()
@@ -135,7 +137,12 @@ class Fleet:
             if replica is not None:
                 waiting[replica] = slot
         crowded = [slot for slot in self._wanted.values() if slot.replicas[1:]]
-        more = [slot for slot in crowded if autoscale.wants_more(slot, self.policy, now)]
+        comes_up = {slot.spec.id for slot in waiting.values()}
+        more = [
+            slot
+            for model, slot in {**self._wanted, **self._kept}.items()
+            if model not in comes_up and autoscale.wants_more(slot, self.policy, now)
+        ]
         changed = None if self._all_changed else self._changed
         is_due = any(slot.look_at <= now for slot in waiting.values())
         if not (is_due or more or changed is None or changed):

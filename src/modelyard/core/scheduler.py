@@ -376,7 +376,8 @@ class Scheduler(Upkeep):
                 failed = EngineStartFailed(slot.spec.id, reason, hint=self._revival)
                 yield from self._refuse_all(slot, failed)
                 slot.wanted_since = None
-        if slot.spec.preload and replica.state in (State.BACKOFF, State.FAILED):
+        wanted_always = slot.spec.preload or slot.spec.replicas.min
+        if wanted_always and replica.state in (State.BACKOFF, State.FAILED):
             slot.wanted_since = now
             self._wanted[slot.spec.id] = slot
 
@@ -424,6 +425,9 @@ class Scheduler(Upkeep):
 
     def _resize(self, slot: ModelState, now: float) -> None:
         """Have as many replicas as the model may have; those too many go when they have stopped."""
+        self._kept.pop(slot.spec.id, None)
+        if slot.spec.replicas.min:
+            self._kept[slot.spec.id] = slot
         most = max(1, slot.spec.replicas.max)
         while len(slot.replicas) < most:
             number = len(slot.replicas) + 1
@@ -446,6 +450,7 @@ class Scheduler(Upkeep):
     def _forget(self, slot: ModelState) -> None:
         del self.models[slot.spec.id]
         self._wanted.pop(slot.spec.id, None)
+        self._kept.pop(slot.spec.id, None)
 
     def _devices_changed(
         self, devices: tuple[Device, ...], now: float

@@ -15,6 +15,7 @@ Laws of this file:
 from __future__ import annotations
 
 import asyncio
+import hashlib
 from collections.abc import Callable
 from enum import IntEnum
 from typing import TYPE_CHECKING
@@ -94,6 +95,7 @@ class Exchange:
     _phase = Phase.READING
     _begun = False
     _request_id = b""
+    _credential = b""
     _error: ModelyardError | None = None
     _spec: ModelSpec | None = None
     _is_stream = False
@@ -223,6 +225,8 @@ class Exchange:
                 self._error = BodyTooLarge(gateway.settings.max_body_bytes)
             elif name == b"x-request-id" and _is_sane_id(value):
                 self._request_id = value
+            elif name == b"authorization" or name == b"x-api-key":
+                self._credential = value
         if not self._request_id:
             self._request_id = gateway.next_request_id()
         self._error = gateway.door.refusal(host, origin) or self._error
@@ -257,14 +261,25 @@ class Exchange:
 
     def _acquire(self, spec: ModelSpec) -> None:
         yard = self._gateway.yard
-        lease = yard.lease(spec.id)
+        prefix = openai.prefix(self.body) if spec.replicas.max > 1 else None
+        lease = yard.lease(spec.id, prefix)
         if lease is not None:
             self.granted(lease)
             return
         self._phase = Phase.WAITING
-        ticket = yard.wait(spec.id, self)
+        ticket = yard.wait(spec.id, self, self._sender())
         if self._phase is Phase.WAITING:
             self._ticket = ticket
+
+    def _sender(self) -> str:
+        """Who shares turns with this request in a queue: the same credential, else the same host.
+
+        No credential is kept or shown: it stands here by its digest.
+        """
+        if self._credential:
+            return hashlib.sha256(self._credential).hexdigest()[:16]
+        client = self._protocol.client
+        return client[0] if client else ""
 
     # ---------------------------------------------------------------------------- the engine's turn
 

@@ -7,11 +7,14 @@ Laws of this file:
 
 from __future__ import annotations
 
+import zlib
+
 import msgspec
 
 from modelyard.core.errors import InvalidRequest, ModelyardError
 from modelyard.http.errors import openai_body, openai_error
 
+PREFIX_BYTES = 1024
 MAX_QUOTED = 2000
 """Characters of an engine's error text that are passed on."""
 
@@ -37,6 +40,15 @@ class _EngineError(msgspec.Struct):
     detail: str | None = None
 
 
+class _Prompt(msgspec.Struct, frozen=True):
+    """What engines compute a prefix of, as the client wrote it."""
+
+    messages: msgspec.Raw | None = None
+    prompt: msgspec.Raw | None = None
+    input: msgspec.Raw | None = None
+
+
+_decode_prompt = msgspec.json.Decoder(_Prompt).decode
 _decode_request = msgspec.json.Decoder(Peek).decode
 _decode_error = msgspec.json.Decoder(_EngineError).decode
 
@@ -56,6 +68,22 @@ def peek(body: bytes | bytearray) -> Peek:
             hint="put the id of a model from /v1/models into `model`",
         )
     return seen
+
+
+def prefix(body: bytes | bytearray) -> int | None:
+    """A hash of the beginning of a prompt, by which like ones find the same replica.
+
+    None for a request without a prompt. The beginning is PREFIX_BYTES of the JSON text of the
+    messages, the prompt or the input: where conversations differ early, they part here.
+    """
+    try:
+        asked = _decode_prompt(body)
+    except (msgspec.DecodeError, UnicodeDecodeError):
+        return None
+    for part in (asked.messages, asked.prompt, asked.input):
+        if part is not None:
+            return zlib.crc32(bytes(part)[:PREFIX_BYTES])
+    return None
 
 
 def error_event(error: ModelyardError) -> bytes:

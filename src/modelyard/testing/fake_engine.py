@@ -6,6 +6,9 @@ Laws of this file:
   answered what. Faults happen only where a flag asks for them.
 - The port is bound before the load begins and answers `/health` with 503 until it ends, as
   llama-server does; `--refuse-while-loading` binds it afterwards, as vLLM does.
+- For comparisons with simulated engines the costs can be exact: `--load-since-birth` counts the
+  start of Python as a part of the load, `--unload` is the time from SIGTERM to the end, and a whole
+  answer takes one nap of its length over `--tps`.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import sys
 import time
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, NoReturn
 
 from modelyard.testing.fake_answers import Completion, embeddings, ranking
@@ -69,6 +73,9 @@ class FakeEngine:
         if args.refuse_while_loading:
             await self.load()
         loop = asyncio.get_running_loop()
+        if args.unload:
+            end = partial(loop.call_later, args.unload, os._exit, 0)
+            loop.add_signal_handler(signal.SIGTERM, end)
         server = await loop.create_server(lambda: Wire(self.answer), args.host, args.port)
         if not args.refuse_while_loading:
             await self.load()
@@ -82,8 +89,9 @@ class FakeEngine:
     async def load(self) -> None:
         say(f"{self.args.model}: loading model")
         steps = 10 if self.args.load else 0
+        spent = age_s() if self.args.load_since_birth else 0.0
         for step in range(1, steps + 1):
-            await asyncio.sleep(self.args.load / steps)
+            await asyncio.sleep((self.args.load - spent) / steps)
             say(f"Loading weights: {step * 100 // steps}%")
             if self.args.crash_while_loading and step * 2 >= steps:
                 crash(self.args, "out of memory while loading (as asked)")
@@ -176,7 +184,10 @@ async def complete(
     if request.get("stream"):
         await stream(args, completion, writer)
         return
-    text = "".join([token async for token in paced(completion.tokens(), args.tps)])
+    tokens = completion.tokens()
+    if args.tps:
+        await asyncio.sleep(len(tokens) / args.tps)
+    text = "".join(tokens)
     send_json(writer, 200, completion.whole(text), surplus=100 if args.wrong_length else 0)
     if args.wrong_length:
         raise Fault("a wrong length was asked for")
@@ -214,6 +225,14 @@ def say(line: str) -> None:
     print(line, flush=True)
 
 
+def age_s() -> float:
+    """How long ago this process began. Linux only: proc(5), field 22 of stat, in clock ticks."""
+    with open("/proc/self/stat", "rb") as file:  # noqa: PTH123  # pathlib is not imported for this
+        fields = file.read().rpartition(b")")[2].split()
+    born_s = int(fields[19]) / os.sysconf("SC_CLK_TCK")
+    return time.clock_gettime(time.CLOCK_BOOTTIME) - born_s
+
+
 def crash(args: argparse.Namespace, reason: str) -> NoReturn:
     print(f"error: {reason}", file=sys.stderr, flush=True)
     os._exit(args.exit_code)
@@ -227,6 +246,8 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--alias", action="append", default=[], metavar="NAME")
     parser.add_argument("--tasks", default=",".join(TASKS), help="of chat,embedding,rerank")
     parser.add_argument("--load", type=duration, default=0.0, help="time of loading: 2s, 100ms")
+    parser.add_argument("--load-since-birth", action="store_true", help="count Python's start in")
+    parser.add_argument("--unload", type=duration, default=0.0, help="time from SIGTERM to the end")
     parser.add_argument("--prefill", type=duration, default=0.0, help="time before the first token")
     parser.add_argument("--tps", type=float, default=0.0, help="tokens a second, 0 is no limit")
     parser.add_argument("--tokens", type=int, default=16, help="length where max_tokens is unset")

@@ -162,7 +162,7 @@ class Fleet:
             replica = planning.next_replica(slot, now)
             if replica is not None:
                 planner.place_in_free_memory(replica)
-        if not waiting and not self._reserved:
+        if not (waiting or more or self._reserved):
             planner.prefetch(self._evicted(now))
         self._all_changed = False
         self._changed = set()

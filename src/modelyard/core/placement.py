@@ -66,9 +66,13 @@ def ways(slot: ModelState, devices: Sequence[Device]) -> Ways:
 
 
 def is_way(slot: ModelState, devices: Sequence[Device], placed: Placement) -> bool:
-    """Whether the model may still be run like this: its profile and its devices are there."""
+    """Whether the model may still be run like this.
+
+    Its profile and its devices are there, and it would claim no more than it holds.
+    """
     return any(
         (choice.profile, choice.devices) == (placed.profile, placed.devices)
+        and fits(choice.claims_mib, placed.claims_mib)
         for choices in ways(slot, devices).profiles
         for choice in choices
     )

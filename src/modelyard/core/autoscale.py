@@ -19,7 +19,7 @@ from modelyard.core.state import ModelState, ReplicaState
 def wants_more(slot: ModelState, policy: Policy, now: float) -> bool:
     """Whether another replica of a model that runs already should be brought up."""
     serving, bounds = slot.serving, slot.spec.replicas
-    if len(serving) >= max(1, bounds.max):
+    if slot.removed or len(serving) >= max(1, bounds.max):
         return False
     if len(serving) < bounds.min:
         return True

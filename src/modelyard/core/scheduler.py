@@ -448,6 +448,8 @@ class Scheduler(Upkeep):
             yield Changed(model)
 
     def _forget(self, slot: ModelState) -> None:
+        for replica in slot.replicas:
+            self._unreserve(replica)
         del self.models[slot.spec.id]
         self._wanted.pop(slot.spec.id, None)
         self._kept.pop(slot.spec.id, None)

@@ -61,7 +61,8 @@ def _held() -> set[str]:
     names = {f"thread {thread.name}" for thread in threading.enumerate()}
     tasks = asyncio.all_tasks() - {asyncio.current_task()}
     names |= {f"task {task.get_name()}" for task in tasks if task}
-    names |= {f"process {child}" for child in psutil.Process().children(recursive=True)}
+    # By number: what else psutil says of a process (running, sleeping) changes by itself.
+    names |= {f"process {child.pid}" for child in psutil.Process().children(recursive=True)}
     for number in os.listdir("/proc/self/fd"):  # noqa: PTH208  # no Path objects: they are counted
         with contextlib.suppress(OSError):
             names.add(f"descriptor {number} {os.readlink(f'/proc/self/fd/{number}')}")  # noqa: PTH115

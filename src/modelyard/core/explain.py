@@ -28,7 +28,10 @@ def why_waiting(
             left = replica.in_flight
             return f"its engine leaves for {replica.promised_to} after {left} more answers"
         case State.READY:
-            return f"all {slot.spec.limits.concurrency} places of its engine are taken"
+            places = slot.spec.limits.concurrency
+            if places == 1:
+                return "the only place of its engine is taken"
+            return f"all {places} places of its engine are taken"
         case State.STARTING | State.RESTARTING:
             return f"its engine is starting (for {now - replica.started_at:.0f} s)"
         case State.WAKING:

@@ -178,7 +178,9 @@ class Planner:
         for leaver, level in leaving:
             placement.give(soon, gives(leaver, level))
         present = replica.model.wanted and self._gpus.issuperset(claims.keys() - {HOST_DEVICE})
-        if not present or not placement.fits(claims, soon):
+        # Nobody leaves for another replica of a model that is served meanwhile.
+        served = bool(leaving) and bool(replica.model.serving)
+        if served or not present or not placement.fits(claims, soon):
             self.plan.steps.append(Unreserve(replica))
             return False
         self._soon.clear()

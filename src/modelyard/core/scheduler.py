@@ -104,7 +104,10 @@ class Scheduler(Upkeep):
         if served:
             replica.life.forgive()
         if replica.in_flight:
-            return list(self._grants(slot, now)) if slot.queue else []
+            granted = list(self._grants(slot, now)) if slot.queue else []
+            if granted and not slot.queue and self._reserved:
+                granted += self._decide(now)  # somebody may leave for it in vain
+            return granted
         self._alarms.set(model, self._unused_until(replica))
         if replica.state in GOING:
             replica.changing_since = now
@@ -239,6 +242,7 @@ class Scheduler(Upkeep):
         except ModelyardError as error:
             yield Refuse(request.ticket, error)
             return
+        self._keep_running(slot)
         is_first = not slot.queue
         slot.queue.add(request)
         slot.look_at = now
@@ -252,7 +256,12 @@ class Scheduler(Upkeep):
         at_once = sum(each.in_flight for each in slot.serving)
         return max(1.0, slot.demand.service_s / at_once if at_once else slot.demand.service_s)
 
+    def _keep_running(self, slot: ModelState) -> None:
+        if slot.spec.replicas.min:
+            self._kept[slot.spec.id] = slot
+
     def _want(self, slot: ModelState, now: float) -> Iterator[SchedulerAction]:
+        self._keep_running(slot)
         for replica in slot.replicas:
             replica.life.forgive()
             replica.retry_at = now
@@ -266,6 +275,7 @@ class Scheduler(Upkeep):
 
     def _stop_for_a_person(self, slot: ModelState, now: float) -> Iterator[SchedulerAction]:
         slot.wanted_since = None
+        self._kept.pop(slot.spec.id, None)  # until it is asked for again
         stopped = ModelStopped(f"model {slot.spec.id!r} was stopped while the request waited")
         yield from self._refuse_all(slot, stopped)
         for replica in slot.replicas:

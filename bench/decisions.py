@@ -15,6 +15,7 @@ import random
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TypeVar
 
 from modelyard.core.events import (
@@ -78,7 +79,7 @@ class Played:
             self._until(arrives)
             self.now = arrives
             (model,) = self.dice.choices(self.names, self.weights)
-            run = self._timed(lambda model=model: self.scheduler.lease(model, self.now))
+            run = self._timed(partial(self.scheduler.lease, model, self.now))
             if run is not None:
                 self._begin(model, run)
             else:

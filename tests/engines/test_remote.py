@@ -12,10 +12,9 @@ from hypothesis import strategies as st
 
 from modelyard.config import Config, load
 from modelyard.config.publish import describe
-from modelyard.config.values import RemoteModel, remote_of
 from modelyard.core.circuit import TRANSITIONS, Choice, Circuit, Gate, News, Thresholds
 from modelyard.core.errors import ConfigError
-from modelyard.core.specs import Task
+from modelyard.core.specs import RemoteModel, Task
 from modelyard.engines.remote import Remote
 from modelyard.engines.rename import with_name
 
@@ -232,7 +231,7 @@ def test_what_is_shown_of_a_configuration_can_be_read_again(tmp_path: Path) -> N
         ),
     )
 
-    assert remote_of(again.models[0]) == remote_of(config.models[0]) != RemoteModel()
+    assert again.models[0].remote == config.models[0].remote != RemoteModel()
 
 
 @pytest.mark.parametrize(

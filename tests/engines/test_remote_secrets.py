@@ -15,7 +15,7 @@ from tests.http.remote_peer import peer, remote
 
 from modelyard.app import engine_problems
 from modelyard.config import Config, Server, load
-from modelyard.config.values import RemoteUpstream
+from modelyard.core.specs import RemoteUpstream
 from modelyard.engines.remote import Remote
 from modelyard.runtime.vllm_here import VllmHere
 from modelyard.store.errors import StoreError

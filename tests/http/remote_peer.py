@@ -10,9 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from modelyard.config.values import DeclaredModel, RemoteModel, RemoteUpstream
 from modelyard.core.circuit import Thresholds
-from modelyard.core.specs import Limits, Profile, Task
+from modelyard.core.specs import Limits, ModelSpec, Profile, RemoteModel, RemoteUpstream, Task
 
 OK = b'{"object":"chat.completion","choices":[{"message":{"content":"hi"}}]}'
 PART = 64 * 1024
@@ -109,13 +108,13 @@ def remote(
     *upstreams: RemoteUpstream | Peer,
     thresholds: Thresholds = Thresholds(failures=1, open_s=0.05, open_max_s=0.1),  # noqa: B008
     **fields: Any,
-) -> DeclaredModel:
+) -> ModelSpec:
     """A remote model `m`."""
     written = [
         RemoteUpstream(each.url(), key="k") if isinstance(each, Peer) else each
         for each in upstreams
     ]
-    return DeclaredModel(
+    return ModelSpec(
         "m",
         "remote",
         frozenset(Task),

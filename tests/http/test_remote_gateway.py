@@ -12,8 +12,8 @@ import pytest
 from tests.conftest import Serve
 from tests.http.remote_peer import Peer, answer, certificates, peer, remote
 
-from modelyard.config.values import RemoteUpstream
 from modelyard.core.circuit import Gate, Thresholds
+from modelyard.core.specs import RemoteUpstream
 from modelyard.runtime.remote_run import RemoteRun
 from modelyard.testing.server import Running
 

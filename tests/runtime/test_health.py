@@ -12,8 +12,7 @@ from typing import Any
 import httpx
 import pytest
 
-from modelyard.config.values import DeclaredModel, Health
-from modelyard.core.specs import Limits, ModelSpec, Task
+from modelyard.core.specs import Health, Limits, ModelSpec, Task
 from modelyard.runtime import engine_run
 from modelyard.runtime.engine_run import EngineRun
 from modelyard.runtime.vitals import SUSPECT_AFTER, Vitals
@@ -31,7 +30,7 @@ def model(
     state: str = "well", health: Health = ASKED, tasks: tuple[Task, ...] = (Task.CHAT,)
 ) -> ModelSpec:
     command = (sys.executable, str(ENGINE), "--port", "{port}", "--state", state)
-    return DeclaredModel(
+    return ModelSpec(
         "m", "command", frozenset(tasks), command=command, estimate_mib=10,
         limits=Limits(stop_grace_s=2.0), health=health,
     )  # fmt: skip

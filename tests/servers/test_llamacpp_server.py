@@ -20,7 +20,7 @@ import pytest
 import modelyard
 from modelyard.core.specs import Endpoint, ModelSpec, OptionValue, Placement, Task
 from modelyard.engines.llamacpp import LlamaCpp
-from modelyard.servers.llamacpp import usable_processors
+from modelyard.servers.processors import usable_processors
 
 MODELS = Path(modelyard.__file__).parent / "demo_models"
 PATIENCE_S = 30.0

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
@@ -26,13 +25,10 @@ from modelyard.config.values import (
     PRESETS,
     SLEEP_PRESETS,
     Config,
-    DeclaredModel,
     Devices,
     Downloads,
     Engines,
-    Health,
     KeyPath,
-    RemoteModel,
     Server,
 )
 from modelyard.config.wording import shorten
@@ -128,13 +124,10 @@ def _model(model_id: str, model: ModelSection, defaults: LimitsSection, paths: _
     cwd = paths.resolve(model.cwd, (*key, "cwd")) if model.cwd else None
     if cwd is None and model.engine == "command":
         cwd = paths.folder(key)  # where a relative program and relative arguments are meant to be
-    health = model.health.value()
     remote = remote_of(
         model.upstreams, model.circuit, lambda path, at: paths.resolve(path, (*key, *at))
     )
-    is_plain = (health, remote) == (Health(), RemoteModel())
-    kind = ModelSpec if is_plain else partial(DeclaredModel, health=health, remote=remote)
-    spec = kind(
+    spec = ModelSpec(
         id=model_id,
         engine=model.preset or model.engine,
         tasks=frozenset(model.tasks) or _usual_tasks(model.preset),
@@ -152,6 +145,8 @@ def _model(model_id: str, model: ModelSection, defaults: LimitsSection, paths: _
         pinned=model.pinned,
         priority=model.priority,
         replicas=model.replicas.value(),
+        health=model.health.value(),
+        remote=remote,
         limits=_limits(model, defaults),
         revision=revision_of(remote),
     )

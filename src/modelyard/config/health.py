@@ -13,7 +13,7 @@ from pydantic import Field
 from modelyard.config.kinds import Boolean, BooleanOrAuto, HttpPath, PositiveDuration
 from modelyard.config.sections import Section
 from modelyard.config.units import format_duration
-from modelyard.config.values import Health
+from modelyard.core.specs import Health
 
 _HEALTH = Health()
 

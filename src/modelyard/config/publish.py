@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from modelyard.config.units import format_mib
-from modelyard.config.values import PRESETS, Config, KeyPath, health_of, remote_of
+from modelyard.config.values import PRESETS, Config, KeyPath
 from modelyard.core.specs import ModelSpec, Profile, Task
 
 HIDDEN = "<hidden>"
@@ -72,11 +72,11 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
         "profiles": [_profile(each) for each in spec.profiles if spec.engine != "remote"],
         "command": _arguments(spec.command),
         "preset": spec.engine if spec.engine in PRESETS else None,
-        **written_remote(remote_of(spec)),
+        **written_remote(spec.remote),
         "env": _without_secrets(spec.env),
         "cwd": spec.cwd,
         "health_path": spec.health_path,
-        "health": written_health(health_of(spec)),
+        "health": written_health(spec.health),
         "sleep": spec.sleep_preset or _without_secrets(written_levels(spec.sleep)),
         "preload": spec.preload,
         "pinned": spec.pinned,

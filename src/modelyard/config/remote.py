@@ -29,9 +29,10 @@ from modelyard.config.kinds import (
 )
 from modelyard.config.sections import Section
 from modelyard.config.units import format_duration
-from modelyard.config.values import KeyPath, RemoteModel, RemoteUpstream
+from modelyard.config.values import KeyPath
 from modelyard.config.wording import describe_kind, shorten
 from modelyard.core.circuit import Thresholds
+from modelyard.core.specs import RemoteModel, RemoteUpstream
 
 MAX_UPSTREAMS = 32
 MAX_KEY = 8192

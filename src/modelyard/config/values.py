@@ -14,7 +14,6 @@ from pathlib import Path
 from types import MappingProxyType
 
 from modelyard.config.assignment import Assignment
-from modelyard.core.circuit import Thresholds
 from modelyard.core.policy import Policy
 from modelyard.core.specs import Limits, ModelSpec
 
@@ -46,63 +45,6 @@ OPAQUE_PRESETS = frozenset({"ollama", "whisper.cpp", "kokoro", "stable-diffusion
 
 KeyPath = tuple[str | int, ...]
 """Keys and list positions that lead to a value: `("models", "qwen", "tasks", 0)`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Health:
-    """How a model's engine is found to be well, beyond its health route answering."""
-
-    functional: bool | None = None
-    """Ask for one token or one vector before requests are sent; None where Modelyard knows the
-    engine, and not for a command of the user's own."""
-    timeout_s: float = 300.0
-    """Longest wait for that one token or vector."""
-    warm_up: bool = True
-    """Have engines that are slow to answer their first request answer one before they are ready."""
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteUpstream:
-    """Somebody else's endpoint that serves a model."""
-
-    url: str
-    """Base address as OpenAI's clients take it."""
-    key: str = field(default="", repr=False)
-    key_header: str = "authorization"
-    """In lower case; `authorization` carries the key as a bearer token, others carry it alone."""
-    model: str | None = None
-    """What the endpoint calls the model; None for the model's id here."""
-    weight: int = 1
-    """Its share of the requests; 0 is asked only if no other can be."""
-    ca_file: str | None = None
-    """Certificates to trust in place of the system's."""
-    connect_timeout_s: float = 5.0
-
-
-@dataclass(frozen=True, slots=True)
-class RemoteModel:
-    """Where a remote model is, and when one of its upstreams is left alone."""
-
-    upstreams: tuple[RemoteUpstream, ...] = ()
-    circuit: Thresholds = field(default_factory=Thresholds)
-
-
-@dataclass(frozen=True, slots=True)
-class DeclaredModel(ModelSpec):
-    """A model of the file that says more than a `ModelSpec` holds."""
-
-    health: Health = Health()
-    remote: RemoteModel = RemoteModel()
-
-
-def health_of(spec: ModelSpec) -> Health:
-    """How the engine of `spec` is found to be well."""
-    return spec.health if isinstance(spec, DeclaredModel) else Health()
-
-
-def remote_of(spec: ModelSpec) -> RemoteModel:
-    """Where the model of `spec` is, if it is somebody else's."""
-    return spec.remote if isinstance(spec, DeclaredModel) else RemoteModel()
 
 
 def default_state_dir() -> Path:

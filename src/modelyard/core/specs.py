@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import TypeAlias
 
+from modelyard.core.circuit import Thresholds
+
 OptionValue: TypeAlias = (
     "str | int | float | bool | list[OptionValue] | dict[str, OptionValue] | None"
 )
@@ -133,6 +135,45 @@ class Replicas:
     """So many run at most; more than `min` only while the load asks for them."""
 
 
+@dataclass(frozen=True, slots=True)
+class Health:
+    """How a model's engine is found to be well, beyond its health route answering."""
+
+    functional: bool | None = None
+    """Ask for one token or one vector before requests are sent; None where Modelyard knows the
+    engine, and not for a command of the user's own."""
+    timeout_s: float = 300.0
+    """Longest wait for that one token or vector."""
+    warm_up: bool = True
+    """Have engines that are slow to answer their first request answer one before they are ready."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteUpstream:
+    """Somebody else's endpoint that serves a model."""
+
+    url: str
+    """Base address as OpenAI's clients take it."""
+    key: str = field(default="", repr=False)
+    key_header: str = "authorization"
+    """In lower case; `authorization` carries the key as a bearer token, others carry it alone."""
+    model: str | None = None
+    """What the endpoint calls the model; None for the model's id here."""
+    weight: int = 1
+    """Its share of the requests; 0 is asked only if no other can be."""
+    ca_file: str | None = None
+    """Certificates to trust in place of the system's."""
+    connect_timeout_s: float = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteModel:
+    """Where a remote model is, and when one of its upstreams is left alone."""
+
+    upstreams: tuple[RemoteUpstream, ...] = ()
+    circuit: Thresholds = field(default_factory=Thresholds)
+
+
 def replica_key(model: str, number: int) -> str:
     """Names a replica: the model's id, with a number from the second on."""
     return model if number == 1 else f"{model}#{number}"
@@ -168,6 +209,9 @@ class ModelSpec:
     priority: int = 0
     replicas: Replicas = Replicas()
     limits: Limits = Limits()
+    health: Health = Health()
+    remote: RemoteModel = RemoteModel()
+    """Where the model is, if it is somebody else's."""
     revision: str = ""
     """Changes when the files behind the model change, so that a running replica is renewed."""
 

@@ -16,7 +16,6 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from modelyard.config.values import health_of
 from modelyard.core.specs import (
     HOST_DEVICE,
     Call,
@@ -99,7 +98,7 @@ class CommandEngine:
 
     def functional_probe(self, spec: ModelSpec) -> Call | None:
         """Only where the model asks for it: which names and bodies a program takes is its own."""
-        return probing.smallest_request(spec) if health_of(spec).functional else None
+        return probing.smallest_request(spec) if spec.health.functional else None
 
     def dialect(self, spec: ModelSpec) -> Dialect | None:  # noqa: ARG002 - OpenAI's own
         return None

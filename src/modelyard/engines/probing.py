@@ -15,7 +15,6 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
-from modelyard.config.values import health_of
 from modelyard.core.specs import Call, ModelSpec, Task
 from modelyard.engines.dialect import Dialect
 
@@ -43,4 +42,4 @@ def smallest_request(spec: ModelSpec, dialect: Dialect | None = None) -> Call | 
     if dialect is not None:
         path = dialect.paths.get(task, path)
         body = dialect.request(task, body, spec.id)
-    return Call("POST", path, body.decode(), health_of(spec).timeout_s)
+    return Call("POST", path, body.decode(), spec.health.timeout_s)

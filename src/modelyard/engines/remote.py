@@ -18,9 +18,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from urllib.parse import urlsplit
 
-from modelyard.config.values import RemoteUpstream, remote_of
 from modelyard.core.errors import LaunchError, ModelyardError
-from modelyard.core.specs import Call, Command, Endpoint, ModelSpec, Placement, Progress, Task
+from modelyard.core.specs import (
+    Call,
+    Command,
+    Endpoint,
+    ModelSpec,
+    Placement,
+    Progress,
+    RemoteUpstream,
+    Task,
+)
 from modelyard.engines.base import Failure
 from modelyard.engines.dialect import Dialect
 from modelyard.engines.rename import with_name
@@ -82,7 +90,7 @@ def _target(spec: ModelSpec, upstream: RemoteUpstream, key: str) -> Target:
 
 
 def _upstreams(spec: ModelSpec) -> tuple[RemoteUpstream, ...]:
-    return remote_of(spec).upstreams
+    return spec.remote.upstreams
 
 
 class Remote:

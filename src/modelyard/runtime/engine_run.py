@@ -20,7 +20,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from modelyard.config.values import health_of
 from modelyard.core.errors import LaunchError
 from modelyard.core.events import StartEngine
 from modelyard.core.lifecycle import (
@@ -238,7 +237,7 @@ class EngineRun:
 
         An engine that refuses this very request may still serve all others.
         """
-        warm_up = self.engine.warm_up(self.spec) if health_of(self.spec).warm_up else None
+        warm_up = self.engine.warm_up(self.spec) if self.spec.health.warm_up else None
         if warm_up is None:
             return
         self.progress = PROBING
@@ -249,7 +248,7 @@ class EngineRun:
             log.warning("model %s: its warm-up request failed: %s", self.spec.id, refused)
 
     def _functional_probe(self) -> Call | None:
-        if health_of(self.spec).functional is False:
+        if self.spec.health.functional is False:
             return None
         return self.engine.functional_probe(self.spec)
 

@@ -20,7 +20,6 @@ import ssl
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
-from modelyard.config.values import remote_of
 from modelyard.core.circuit import Circuit, Gate
 from modelyard.core.errors import ModelyardError
 from modelyard.core.events import StartEngine
@@ -66,7 +65,7 @@ class RemoteRun:
         self.upstream = Upstream(start.spec.id, start.run, NOWHERE, _unheard)
         self.targets: tuple[Target, ...] = ()
         """Where the upstreams are; known once the run lives."""
-        remote = remote_of(start.spec)
+        remote = start.spec.remote
         self.circuits = _inherited(before, start.spec) or tuple(
             Circuit(remote.circuit) for _ in remote.upstreams
         )
@@ -260,7 +259,7 @@ def _unheard() -> None:
 
 def _inherited(before: Run | None, spec: ModelSpec) -> tuple[Circuit, ...]:
     """What the last run knew of the same upstreams."""
-    if isinstance(before, RemoteRun) and remote_of(before.spec) == remote_of(spec):
+    if isinstance(before, RemoteRun) and before.spec.remote == spec.remote:
         return before.circuits
     return ()
 

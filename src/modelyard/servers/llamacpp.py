@@ -18,7 +18,6 @@ import difflib
 import enum
 import fcntl
 import json
-import math
 import os
 import select
 import signal
@@ -30,6 +29,8 @@ from pathlib import Path
 from typing import NoReturn, TypeAlias
 
 import xllamacpp
+
+from modelyard.servers.processors import usable_processors
 
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
@@ -136,20 +137,6 @@ def _parameters(args: argparse.Namespace) -> xllamacpp.CommonParams:
             raise PermanentError(f"--set {setting}: the value is not JSON ({error})") from None
         set_parameter(params, name, value)
     return params
-
-
-def usable_processors(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Processors this process may use: by its affinity and its control group (cgroups(7), v2).
-
-    llama.cpp counts those of the whole machine; in a container that has two of 64, its threads
-    would spend their time waiting for each other.
-    """
-    total = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    try:
-        quota, period = cgroup.read_text().split()
-        return max(1, min(total, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no control group, or "max": no limit
-        return total
 
 
 def _template(path: str) -> str:

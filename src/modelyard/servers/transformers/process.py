@@ -14,16 +14,15 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import math
 import os
 import select
 import signal
 import socket
 import sys
 import threading
-from pathlib import Path
 from typing import NoReturn
 
+from modelyard.servers.processors import usable_processors
 from modelyard.servers.transformers.errors import Unusable
 
 EXIT_FAILED = 1
@@ -96,13 +95,3 @@ def bind_threads(threads: int | None) -> int:
     # Tokenizers would warn about, and switch off, its threads wherever a process is forked.
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "true")
     return wanted
-
-
-def usable_processors(cgroup: Path = Path("/sys/fs/cgroup/cpu.max")) -> int:
-    """Processors this process may use: by its affinity and its control group (cgroups(7), v2)."""
-    total = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
-    try:
-        quota, period = cgroup.read_text().split()
-        return max(1, min(total, math.ceil(int(quota) / int(period))))
-    except (OSError, ValueError):  # no control group, or "max": no limit
-        return total

@@ -79,12 +79,19 @@ def test_demo_once_as_json_keeps_the_promise(
     assert report["similarity"]["related"] > report["similarity"]["unrelated"]
     assert report["rerank_top"] == DOCUMENTS[1]
     assert "模型" in report["chat_zh"]
-    assert report["swaps"] == 2
     assert report["seconds"] > 0
     steps = {step["name"]: step for step in report["steps"]}
-    assert steps["rerank"]["stopped"] == ["yard-chat"]
-    assert all(step["load_s"] > 0 for step in steps.values())
-    assert "stopped yard-chat" in done.stderr
+    # Which of the two others leaves depends on how long each took to load: what is missed least.
+    (left,) = steps["rerank"]["stopped"]
+    came_back = left == "yard-chat"
+    assert report["swaps"] == (2 if came_back else 1)
+    assert [name for name, step in steps.items() if step["load_s"]] == [
+        "chat",
+        "embedding",
+        "rerank",
+        *(["chat_zh"] if came_back else []),
+    ]
+    assert f"stopped {left}" in done.stderr
     assert processes_in(tmp_path) == []
     (kept,) = tmp_path.glob("modelyard-demo-*")
     assert str(kept) in done.stderr

@@ -175,8 +175,8 @@ def find_card(text: str) -> Card:
     found = known(text)
     if found is not None:
         return found
-    names = {" ".join(_words(card.name)): card.name for card in CARDS}
-    near = get_close_matches(" ".join(_words(text)), names, 3, 0.5)
+    names = {" ".join(sorted(_words(card.name))): card.name for card in CARDS}
+    near = get_close_matches(" ".join(sorted(_words(text))), names, 3, 0.5)
     meant = f"; did you mean {' or '.join(names[name] for name in near)}?" if near else ""
     raise InvalidRequest(
         f"no card is known as {text.strip()[:_LONGEST]!r}{meant}",

@@ -28,23 +28,27 @@ from fastapi import FastAPI
 from modelyard import engines
 from modelyard.config import Config
 from modelyard.config.tree import show
-from modelyard.core.errors import ConfigError, LaunchError
+from modelyard.core.errors import ConfigError, LaunchError, ModelyardError
 from modelyard.core.specs import ModelSpec
 from modelyard.devices import probes
 from modelyard.devices.base import Probe
 from modelyard.engines.base import Engine
+from modelyard.engines.remote import Remote
 from modelyard.http import admin
 from modelyard.http.gateway import Gateway
 from modelyard.http.origin import Door
 from modelyard.launchers.leftovers import end_leftovers
 from modelyard.launchers.local import LocalLauncher
 from modelyard.launchers.memory import host_mib
+from modelyard.runtime.advisor import Advisor
 from modelyard.runtime.broadcast import Broadcast
 from modelyard.runtime.config_file import ConfigFile, Read, unread
 from modelyard.runtime.inventory import Inventory, engines_here
 from modelyard.runtime.learning import Learning
 from modelyard.runtime.loop import Loop
+from modelyard.runtime.machine_here import machine_here
 from modelyard.runtime.pulls import Pulls, with_downloads
+from modelyard.runtime.remote_lists import RemoteLists
 from modelyard.runtime.removals import Removals
 from modelyard.runtime.sampling import Sampler
 from modelyard.runtime.tasks import Tasks
@@ -56,6 +60,8 @@ log = logging.getLogger("modelyard")
 
 LEFTOVER_GRACE_S = 2.0
 BACKLOG = 4096
+AUTO_FILE = "auto.json"
+"""In the state folder: the steps that models with `auto: true` took."""
 STATE_FILE = "server.json"
 """In the state folder: where the running server listens, for the CLI."""
 
@@ -82,8 +88,12 @@ def build_engines(config: Config, here: VllmHere) -> dict[str, Engine]:
     """Every engine adapter, told where its programs are."""
     wanted = config.engines.llama_server or shutil.which("llama-server")
     llama_server = None if wanted == "builtin" else wanted
-    reveal = Seal(config.server.state_dir).reveal
-    return dict(engines.build(sys.executable, llama_server, here.adapter(), reveal))
+    return dict(engines.build(sys.executable, llama_server, here.adapter(), _reveal(config)))
+
+
+def _reveal(config: Config) -> Callable[[str], str]:
+    """Decrypts keys that are written down encrypted."""
+    return Seal(config.server.state_dir).reveal
 
 
 def engine_versions(config: Config, here: VllmHere) -> dict[str, str]:
@@ -115,11 +125,18 @@ def engine_problems(config: Config, here: VllmHere | None = None) -> list[str]:
     Blocks if it has to find the vLLMs itself.
     """
     adapters = build_engines(config, here or find_vllm(config))
-    return [
+    found = [
         f"{show(('models', spec.id))}.{problem}"
         for spec in config.models
         for problem in adapters[spec.engine].problems(spec)
     ]
+    reveal = _reveal(config)
+    for endpoint in config.remotes:
+        try:
+            reveal(endpoint.upstream.key)
+        except ModelyardError as error:
+            found.append(f"{show(('remotes', endpoint.name))}.key: {error}")
+    return found
 
 
 async def serve(
@@ -183,7 +200,9 @@ async def build(
     broadcast = Broadcast()
     launcher = LocalLauncher(config.server.state_dir / "logs")
     served_config = with_downloads(config)
-    inventory = Inventory(served_config)
+    remotes = RemoteLists(Remote(_reveal(config)), config.server.state_dir)
+    await asyncio.to_thread(remotes.open, config.remotes)
+    inventory = Inventory(served_config, remotes)
     sampler = Sampler(probes() if devices is None else devices, config.devices, host_mib)
     learning = Learning(
         config.server.state_dir / "modelyard.db",
@@ -197,7 +216,14 @@ async def build(
     loop = Loop(config.scheduling, sample.devices, adapters, launcher, broadcast, sampler, learning)
     loop.readings = sample.readings
     here.devices = lambda: loop.scheduler.devices
-    loop.models_changed(here.completed(models))
+    advisor = loop.advisor = Advisor(
+        config.server.state_dir / AUTO_FILE,
+        here.devices,
+        lambda model: machine_here(loop, but=model),
+        lambda: facts.found(),
+        lambda specs: loop.models_changed(here.completed(specs)),
+        tasks,
+    )
     for problem in inventory.problems:
         log.warning("%s", problem)
     door = Door(config.server.host, config.server.allowed_hosts)
@@ -212,16 +238,16 @@ async def build(
         reserve_mib=config.devices.reserve_mib,
     )
 
-    def changed(found: Sequence[ModelSpec]) -> None:
-        loop.models_changed(here.completed(found))
-
-    watching = Watching(inventory, models, changed, tasks)
+    watching = Watching(inventory, models, advisor.follow, tasks, remotes)
+    await advisor.begin(models)
     watching.begin()
+    remotes.begin(watching.relisted)
 
     async def adopt(new: Config) -> None:
         await asyncio.to_thread(here.look, new)
         whole = with_downloads(new)
         await watching.follow(whole)
+        await advisor.settle()
         facts.config_path = str(new.path) if new.path else None
         facts.models_dirs = [str(folder) for folder in whole.models_dirs]
         facts.problems = watching.inventory.problems
@@ -237,6 +263,7 @@ async def build(
         yield Yard(loop, gateway, inventory, facts, asgi)
     finally:
         await pulls.close()
+        await remotes.close()
         watching.close()
         broadcast.close()
         await tasks.close()

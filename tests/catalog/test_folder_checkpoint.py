@@ -208,11 +208,11 @@ def test_a_configuration_alone_is_nobody_s_problem(tmp_path: Path) -> None:
     assert catalog.problems == ()
 
 
-def test_a_model_without_a_route_is_told(tmp_path: Path) -> None:
+def test_a_model_that_no_engine_runs_is_told(tmp_path: Path) -> None:
     config = {"architectures": ["VitsModel"], "model_type": "vits"}
     place = checkpoint(tmp_path / "Voice", config)
 
-    reason = "no route serves speech yet: its class is VitsModel"
+    reason = "not served: no engine here does speech"
     assert found(tmp_path).problems == (Problem(place, reason),)
 
 

@@ -187,9 +187,9 @@ def test_a_host_that_others_can_reach_needs_a_word(problems_of: Problems, host: 
     (problem,) = problems_of(f"server: {{host: '{host}'}}")
 
     assert problem == (
-        f"modelyard.yaml:1: server.host: other machines can reach {host!r}, and no key protects "
-        "the endpoint yet: anybody there could use every model; keep 127.0.0.1 (with a proxy that "
-        "checks who asks), or set server.insecure to true"
+        f"modelyard.yaml:1: server.host: other machines can reach {host!r}, and no key with the "
+        "scope admin protects the server: anybody there could use every model; make one with "
+        "`modelyard keys add NAME --admin`, keep 127.0.0.1, or set server.insecure to true"
     )
 
 

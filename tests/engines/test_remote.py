@@ -14,7 +14,7 @@ from modelyard.config import Config, load
 from modelyard.config.publish import describe
 from modelyard.core.circuit import TRANSITIONS, Choice, Circuit, Gate, News, Thresholds
 from modelyard.core.errors import ConfigError
-from modelyard.core.specs import RemoteModel, Task
+from modelyard.core.specs import RemoteModel
 from modelyard.engines.remote import Remote
 from modelyard.engines.rename import with_name
 
@@ -166,6 +166,36 @@ def test_not_a_byte_of_the_rest_changes(body: bytes, expected: bytes | None) -> 
     assert with_name(body, "up") == expected
 
 
+SOUND = bytes(range(256)) * 40 + b'\r\n--other\r\nname="model"\r\n\r\n'
+
+
+def form(*parts: tuple[str, bytes], boundary: str = "xYz") -> bytes:
+    """A form as RFC 7578 has it."""
+    shown = (
+        b"--%b\r\nContent-Disposition: form-data; %b\r\n\r\n%b\r\n"
+        % (boundary.encode(), head.encode(), value)
+        for head, value in parts
+    )
+    return b"".join(shown) + b"--%b--\r\n" % boundary.encode()
+
+
+@pytest.mark.parametrize("field", ['name="model"', "name=model", 'a="b"; name="model"; x="y"'])
+def test_in_a_form_only_the_model_changes(field: str) -> None:
+    def asked(name: bytes) -> bytes:
+        recording = ('name="file"; filename="model"\r\nContent-Type: audio/wav', SOUND)
+        return form(recording, (field, name), ('name="model_x"', b"a"), (field, name))
+
+    assert with_name(asked(b"whisper-1"), "up") == asked(b"up")
+    assert with_name(asked(b""), "up") == asked(b"up")
+
+
+@pytest.mark.parametrize("cut", [1, 3, 5, 40, 60, 75, -1, -9])
+def test_a_form_that_is_cut_off_is_left_to_the_upstream(cut: int) -> None:
+    whole = form(('name="model"', b"whisper-1"))[:cut]
+
+    assert with_name(whole, "up") in (whole, form(('name="model"', b"up"))[:cut])
+
+
 # --------------------------------------------------------------------------------------- the config
 
 
@@ -192,7 +222,7 @@ def test_an_address_is_a_base_to_which_routes_are_appended(
     (target,) = Remote().targets(spec)
 
     assert target.headers == host
-    assert target.dialect.paths[Task.CHAT] == chat
+    assert target.quirks.path("/v1/chat/completions") == chat
     assert target.is_tls is url.startswith("https")
 
 
@@ -246,7 +276,7 @@ def test_what_is_shown_of_a_configuration_can_be_read_again(tmp_path: Path) -> N
         ("    upstreams: [{url: 'http://h', key: 's3cret x'}]", "upstreams[0].key: holds spaces"),
         ("    upstreams: [{url: 'http://h', key_header: host}]", "a header that Modelyard writes"),
         ("    upstreams: [{url: 'http://h', weight: 0}]", "is 0 for every upstream"),
-        ("    upstreams: [{url: 'http://h', api: anthropic}]", "'anthropic' is not spoken yet"),
+        ("    upstreams: [{url: 'http://h', dialect: anthropics}]", "did you mean anthropic?"),
         ("    upstreams: [{url: 'http://h', kee: x}]", "upstreams[0].kee: there is no such key"),
         ("    upstreams: [{url: 'http://h'}]\n    memory: 1GiB", "memory: means nothing for the"),
         ("    upstreams: [{url: 'http://h'}]\n    source: x", "source: means nothing for the"),

@@ -44,7 +44,7 @@ _ORDERS: Final = {
     Ability.EMBEDDING: (TRANSFORMERS, VLLM),
     Ability.RERANK: (TRANSFORMERS, VLLM),
     Ability.CLASSIFICATION: (VLLM,),
-    Ability.TRANSCRIPTION: (VLLM, TRANSFORMERS),
+    Ability.TRANSCRIPTION: (VLLM,),
 }
 _WHY: Final = {
     VLLM: "vLLM runs safetensors with most requests at once",

@@ -75,9 +75,13 @@ TASKS: Final[Mapping[Ability, frozenset[Task]]] = MappingProxyType(
         Ability.BASE: frozenset({Task.COMPLETION}),
         Ability.EMBEDDING: frozenset({Task.EMBEDDING}),
         Ability.RERANK: frozenset({Task.RERANK}),
+        Ability.CLASSIFICATION: frozenset({Task.CLASSIFICATION}),
+        Ability.TRANSCRIPTION: frozenset({Task.TRANSCRIPTION}),
+        Ability.SPEECH: frozenset({Task.SPEECH}),
+        Ability.IMAGE: frozenset({Task.IMAGE}),
     }
 )
-"""The tasks of each ability; the others have no route yet."""
+"""The tasks of each ability."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +97,7 @@ class Verdict:
 
 def model_verdict(ability: Ability, reason: str, inputs: frozenset[Input] = frozenset()) -> Verdict:
     """A model with this ability."""
-    return Verdict(Kind.MODEL, TASKS.get(ability, frozenset()), reason, ability, inputs)
+    return Verdict(Kind.MODEL, TASKS[ability], reason, ability, inputs)
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,7 +125,7 @@ class _Search:
             self._bad(error, " (its download is not finished)" if unfinished else "")
             return
         verdict = checkpoint.verdict
-        if verdict.kind is not Kind.MODEL or not verdict.tasks:
+        if verdict.kind is not Kind.MODEL:
             self._other(folder.path, verdict)
             return
         aliases: tuple[str, ...] = (name.rpartition("/")[2],)
@@ -217,9 +217,6 @@ class _Search:
     def _other(self, path: Path, verdict: Verdict) -> None:
         if verdict.kind is Kind.UNSERVED:
             self.problems.append(Problem(path, f"the engine cannot serve it: {verdict.reason}"))
-        elif verdict.kind is Kind.MODEL:
-            reason = f"no route serves {verdict.ability} yet: {verdict.reason}"
-            self.problems.append(Problem(path, reason))
 
     def _bad(self, error: BadModelFile, more: str = "") -> None:
         advice = f" ({error.hint})" if error.hint else ""

@@ -24,8 +24,10 @@ _BY_CODE = {
     "not_found": NOT_FOUND,
     "forbidden": REFUSED,
     "insufficient_memory": REFUSED,
+    "invalid_api_key": REFUSED,
     "no_device": REFUSED,
     "queue_full": REFUSED,
+    "rate_limit_exceeded": REFUSED,
     "request_too_large": REFUSED,
     "wrong_task": REFUSED,
 }

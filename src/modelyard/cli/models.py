@@ -23,6 +23,8 @@ from modelyard.cli.words import (
     shares,
     short_path,
     span,
+    told_auto,
+    told_price,
 )
 
 if TYPE_CHECKING:
@@ -285,6 +287,7 @@ def _pairs(view: ModelView, log_path: str | None, now: float) -> list[tuple[str,
         ("Source", short_path(view.source)),
         ("Context", view.context_length and f"{view.context_length} tokens"),
         ("Needs", view.needs_mib and shares(view.needs_mib)),
+        ("Auto", view.auto and told_auto(view.auto)),
         ("Profile", view.profile),
         ("Passed over", "\n".join(view.passed_over)),
         ("Memory", view.memory_mib and shares(view.memory_mib)),
@@ -298,6 +301,7 @@ def _pairs(view: ModelView, log_path: str | None, now: float) -> list[tuple[str,
         ("Preload", "yes" if view.preload else "no"),
         ("Pinned", "yes" if view.pinned else "no"),
         ("Priority", str(view.priority)),
+        ("Price", view.price and told_price(view.price)),
         ("Replicas", ", ".join(f"{each.number} {each.state}" for each in view.replicas)),
         ("Logs", log_path and short_path(log_path)),
     ]

@@ -11,7 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from modelyard.core.views import ModelView
+from modelyard.core.views import AutoView, ModelView, PriceView
 
 NOTHING = "-"
 
@@ -97,3 +97,27 @@ def bar(part: float, whole: float, width: int = 20) -> str:
     """`[#####---------------]`, for terminals of any kind."""
     full = 0 if whole <= 0 else round(min(max(part / whole, 0.0), 1.0) * width)
     return f"[{'#' * full}{'-' * (width - full)}]"
+
+
+def told_auto(view: AutoView) -> str:
+    """What an `auto` model is started with, and what was too much before."""
+    options = ", ".join(f"{name} {_option(value)}" for name, value in view.options.items())
+    lines = [f"{view.step}: {options}" if options else view.step]
+    if view.tried:
+        lines[0] += f"; {view.reason}"
+    lines += [f"too little memory with {tried}" for tried in view.tried]
+    return clean("\n".join(lines))
+
+
+def told_price(view: PriceView) -> str:
+    """`0.2 in, 0.6 out, 0.05 in again, USD per 1000000 tokens`."""
+    parts = [f"{view.input} in", f"{view.output} out"]
+    if view.cached_input is not None:
+        parts.append(f"{view.cached_input} in again")
+    return f"{', '.join(parts)}, {view.currency} per {view.per} tokens"
+
+
+def _option(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return str(value)

@@ -15,8 +15,10 @@ from types import MappingProxyType
 
 from modelyard.config.assigned import assigned
 from modelyard.config.assignment import Assignment
+from modelyard.config.keys import keys_from
 from modelyard.config.kinds import ONE_DEVICE
 from modelyard.config.remote import remote_of, revision_of
+from modelyard.config.remotes import remotes_of
 from modelyard.config.rules import devices_of
 from modelyard.config.schema import File, LimitsSection, ModelSection, ProfileSection
 from modelyard.config.sleep import levels_of
@@ -24,6 +26,7 @@ from modelyard.config.tree import Node, Problem, locate
 from modelyard.config.values import (
     PRESETS,
     SLEEP_PRESETS,
+    Captures,
     Config,
     Devices,
     Downloads,
@@ -33,7 +36,7 @@ from modelyard.config.values import (
 )
 from modelyard.config.wording import shorten
 from modelyard.core.policy import Policy
-from modelyard.core.specs import Limits, ModelSpec, Need, Profile, Task
+from modelyard.core.specs import AUTO_PROFILE, Limits, ModelSpec, Need, Profile, Task
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +58,7 @@ def build(
     paths = _Paths(root)
     server = dict(file.server)
     server["allowed_hosts"] = tuple(file.server.allowed_hosts)
+    server["cors_origins"] = tuple(file.server.cors_origins)
     server["state_dir"] = paths.resolve(file.server.state_dir, ("server", "state_dir"))
     llama_server = file.engines.llama_server
     if llama_server not in (None, "builtin"):
@@ -76,9 +80,12 @@ def build(
         scheduling=Policy(**dict(file.scheduling)),
         engines=Engines(llama_server=llama_server, vllm=vllm),
         downloads=_downloads(file, paths),
+        keys=keys_from(file.keys),
+        captures=Captures(**dict(file.captures)),
         models=tuple(
             _model(model_id, model, file.defaults, paths) for model_id, model in file.models.items()
         ),
+        remotes=remotes_of(file.remotes, paths.resolve),
         limits=Limits(**dict(file.defaults)),
         path=path.absolute() if path else None,
         assigned=MappingProxyType(
@@ -141,12 +148,14 @@ def _model(model_id: str, model: ModelSection, defaults: LimitsSection, paths: _
         health_path=model.health_path or model.health.path,
         sleep=MappingProxyType({} if isinstance(model.sleep, str) else levels_of(model.sleep)),
         sleep_preset=_sleep_preset(model),
+        auto=model.auto,
         preload=model.preload,
         pinned=model.pinned,
         priority=model.priority,
         replicas=model.replicas.value(),
         health=model.health.value(),
         remote=remote,
+        price=model.price.value() if model.price else None,
         limits=_limits(model, defaults),
         revision=revision_of(remote),
     )
@@ -154,9 +163,8 @@ def _model(model_id: str, model: ModelSection, defaults: LimitsSection, paths: _
 
 
 def _usual_tasks(preset: str | None) -> frozenset[Task]:
-    """What a preset serves, as far as there are routes for it."""
-    known = frozenset(task.value for task in Task)
-    return frozenset(Task(name) for name in PRESETS.get(preset or "", ()) if name in known)
+    """What a preset serves unless the model says otherwise."""
+    return frozenset(map(Task, PRESETS.get(preset or "", ())))
 
 
 def _sleep_preset(model: ModelSection) -> str:
@@ -179,6 +187,8 @@ def _limits(model: ModelSection, defaults: LimitsSection) -> Limits:
 def _profiles(model: ModelSection) -> tuple[Profile, ...]:
     if model.engine == "remote":
         return (Profile("remote", ()),)  # it takes nothing of this machine
+    if model.auto and not model.profiles and not model.memory_mib:
+        return (Profile(AUTO_PROFILE),)
     if not model.profiles:
         devices, memory = _memory([], model.memory_mib)
         return (Profile("default", devices, memory),)

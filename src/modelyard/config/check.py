@@ -65,10 +65,13 @@ def _path(details: ErrorDetails) -> KeyPath:
 
 
 def setting(path: KeyPath) -> KeyPath:
-    """The path of the key that a value belongs to: `tasks` for its first item."""
+    """The path of the key that a value belongs to: `tasks` for its first item.
+
+    A key or a remote without one of its keys may lack what it must have, so it goes as a whole.
+    """
     if path[0] == "models":
         return path[:3]
-    return path[:2] if path[0] in SECTIONS else path[:1]
+    return path[:2] if path[0] in SECTIONS or path[0] in ("keys", "remotes") else path[:1]
 
 
 def _without(data: Plain, wrong: Iterable[KeyPath]) -> Plain:

@@ -18,7 +18,9 @@ from modelyard.config.values import KeyPath
 from modelyard.config.wording import near_names, shorten
 
 PREFIX = "MODELYARD_"
-RESERVED = frozenset(f"{PREFIX}{name}" for name in ("OWNER", "RUN", "URL", "CONFIG", "FAKE_GPUS"))
+RESERVED = frozenset(
+    f"{PREFIX}{name}" for name in ("OWNER", "RUN", "URL", "API_KEY", "CONFIG", "FAKE_GPUS")
+)
 """Variables with a meaning of their own: marks of our engines' processes, the command line's, and
 the folder of the GPUs that the demo makes up."""
 MAX_EXPANDED = 1024 * 1024

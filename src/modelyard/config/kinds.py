@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, GetCoreSchemaHandler, GetJsonSchemaHandler, WithJsonSchema
 from pydantic_core import CoreSchema, core_schema
@@ -34,6 +35,7 @@ ARGUMENTS_ADVICE = (
 MAX_CALL = 2000
 _CALL = re.compile(r"(?:GET|POST|PUT|PATCH|DELETE) /[!-~]*")
 """Visible ASCII: what a request line can hold as it is (RFC 9112, 3)."""
+_WEB_PORTS = {"http": 80, "https": 443}
 _ENV_REFERENCE = r"\$\{env:"
 
 
@@ -100,6 +102,26 @@ def _read_host(value: object) -> str:
     if name.startswith("[") or name.count(":") == 1:
         raise ValueError(f"{shorten(name)} is not a host name; leave out brackets and the port")
     return name
+
+
+def _read_origin(value: object) -> str:
+    """A web page's origin as browsers write it (RFC 6454, 6.2), in lower case."""
+    text = read_name(value)
+    if text == "*":
+        return text
+    advice = "write it like https://chat.example.com, without a path"
+    try:
+        parts = urlsplit(text)
+        port = parts.port
+    except ValueError:
+        raise ValueError(f"{shorten(text)} is not an origin; {advice}") from None
+    if parts.scheme not in _WEB_PORTS or not parts.hostname or not text.isascii():
+        raise ValueError(f"{shorten(text)} is not an origin; {advice}")
+    if parts.path or parts.query or parts.fragment or "@" in parts.netloc or port == 0:
+        raise ValueError(f"{shorten(text)} is more than an origin; {advice}")
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    usual = port in (None, _WEB_PORTS[parts.scheme])
+    return f"{parts.scheme}://{host}" if usual else f"{parts.scheme}://{host}:{port}"
 
 
 def _read_http_path(value: object) -> str:
@@ -247,6 +269,7 @@ _NAME = {**_FILLED, "maxLength": MAX_NAME}
 Text = Annotated[str, Kind(_read_text, _TEXT)]
 Name = Annotated[str, Kind(read_name, _NAME)]
 Host = Annotated[str, Kind(_read_host, _NAME)]
+Origin = Annotated[str, Kind(_read_origin, _NAME)]
 HttpPath = Annotated[str | None, Kind(_read_http_path, {**_NAME, "pattern": "^/"}).or_none()]
 FilePath = Annotated[Path, Kind(_read_path, _FILLED, str)]
 FilePathOrNone = Annotated[Path | None, Kind(_read_path, _FILLED, str).or_none()]

@@ -34,6 +34,8 @@ def json_schema() -> dict[str, Any]:
 
 def describe(config: Config) -> dict[str, Any]:
     """The configuration in force as plain data, in the words of the file, without secrets."""
+    from modelyard.config.keys import written_key
+    from modelyard.config.remotes import written_endpoints
     from modelyard.config.schema import SECTIONS
     from modelyard.config.sections import written_keys
 
@@ -42,6 +44,7 @@ def describe(config: Config) -> dict[str, Any]:
         for name, section in SECTIONS.items()
     }
     described["server"]["allowed_hosts"] = list(config.server.allowed_hosts)
+    described["server"]["cors_origins"] = list(config.server.cors_origins)
     described["devices"]["budget"] = _sizes(config.devices.budget_mib)
     described["downloads"] |= {
         key: HIDDEN
@@ -49,6 +52,8 @@ def describe(config: Config) -> dict[str, Any]:
         if getattr(config.downloads, key) is not None and ("downloads", key) not in config.written
     }
     described["models_dirs"] = [str(folder) for folder in config.models_dirs]
+    described["keys"] = {key.name: written_key(key) for key in config.keys}
+    described["remotes"] = written_endpoints(config.remotes)
     described["models"] = {spec.id: _model(spec) for spec in config.models}
     for path, text in config.written.items():
         if path[2:3] != ("tasks",):  # their order is not kept, and they are no secrets
@@ -58,6 +63,7 @@ def describe(config: Config) -> dict[str, Any]:
 
 def _model(spec: ModelSpec) -> dict[str, Any]:
     from modelyard.config.health import written_health
+    from modelyard.config.price import written_price
     from modelyard.config.remote import written_remote
     from modelyard.config.schema import LimitsSection
     from modelyard.config.sections import written_keys
@@ -78,10 +84,12 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
         "health_path": spec.health_path,
         "health": written_health(spec.health),
         "sleep": spec.sleep_preset or _without_secrets(written_levels(spec.sleep)),
+        "auto": spec.auto,
         "preload": spec.preload,
         "pinned": spec.pinned,
         "priority": spec.priority,
         "replicas": {"min": spec.replicas.min, "max": spec.replicas.max},
+        "price": written_price(spec.price),
         **written_keys(LimitsSection, spec.limits),
     }
 

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -30,7 +32,7 @@ from modelyard.config.kinds import (
 from modelyard.config.sections import Section
 from modelyard.config.units import format_duration
 from modelyard.config.values import KeyPath
-from modelyard.config.wording import describe_kind, shorten
+from modelyard.config.wording import describe_kind, near_names, shorten
 from modelyard.core.circuit import Thresholds
 from modelyard.core.specs import RemoteModel, RemoteUpstream
 
@@ -38,6 +40,10 @@ MAX_UPSTREAMS = 32
 MAX_KEY = 8192
 MAX_URL = 2000
 HIDDEN_KEY = "<hidden>"
+KEY_HEADERS: Mapping[str, str] = MappingProxyType(
+    {"openai": "authorization", "anthropic": "x-api-key"}
+)
+"""The header in which each dialect has its key."""
 _UPSTREAM, _CIRCUIT = RemoteUpstream(""), Thresholds()
 _VISIBLE = re.compile(r"[!-~]+")
 _HOST = re.compile(r"[A-Za-z0-9._:-]+")
@@ -67,7 +73,7 @@ def _read_url(value: object) -> str:
         raise ValueError(f"names no host{advice}")
     if parts.fragment:
         raise ValueError("must not hold a #; remove what follows it")
-    for route in ("/chat/completions", "/completions", "/embeddings", "/rerank"):
+    for route in ("/chat/completions", "/completions", "/embeddings", "/rerank", "/messages"):
         if parts.path.rstrip("/").endswith(route):
             raise ValueError(f"is a whole route; leave out {route}, which is appended to it")
     return str(value)
@@ -94,16 +100,13 @@ def _read_key_header(value: object) -> str:
     return value.lower()
 
 
-def _read_api(value: object) -> str:
-    if value == "openai":
-        return "openai"
-    if value == "anthropic":
-        raise ValueError(
-            "'anthropic' is not spoken yet: requests are passed on as OpenAI's; write the address "
-            "of Anthropic's OpenAI-compatible endpoint, https://api.anthropic.com/v1, and leave "
-            "`api` out"
-        )
-    raise ValueError(f"{describe_kind(value)} is not an API; write openai, or leave it out")
+def _read_dialect(value: object) -> str:
+    if isinstance(value, str) and value in KEY_HEADERS:
+        return str(value)
+    raise ValueError(
+        f"{describe_kind(value)} is not a dialect{near_names(value, KEY_HEADERS)}; "
+        f"write one of {', '.join(KEY_HEADERS)}"
+    )
 
 
 def _hide(key: Any) -> str:
@@ -113,8 +116,8 @@ def _hide(key: Any) -> str:
 _TEXT = {"type": "string"}
 
 
-class UpstreamSection(Section):
-    """One endpoint that serves the model."""
+class EndpointSection(Section):
+    """Somebody else's endpoint, and how it is asked."""
 
     url: Annotated[str, Kind(_read_url, {**_TEXT, "minLength": 1})] = Field(
         description="Base address as OpenAI's clients take it, like `https://api.example.com/v1`; "
@@ -122,33 +125,52 @@ class UpstreamSection(Section):
     )
     key: Annotated[str, Kind(_read_key, {"type": ["string", "null"]}, _hide)] = Field(
         _UPSTREAM.key,
-        description="Key for this upstream: `${env:NAME}`, or `enc:...` from `modelyard secret`. "
+        description="Key for this endpoint: `${env:NAME}`, or `enc:...` from `modelyard secret`. "
         "It is sent there alone.",
     )
-    key_header: Annotated[str, Kind(_read_key_header, _TEXT)] = Field(
-        _UPSTREAM.key_header,
+    key_header: Annotated[str | None, Kind(_read_key_header, _TEXT).or_none()] = Field(
+        None,
         description="Header that carries the key; `authorization` as `Bearer KEY`, any other "
-        "(`api-key`, `x-api-key`) as it is.",
+        "(`api-key`, `x-api-key`) as it is. Default: `authorization`, and `x-api-key` for the "
+        "dialect `anthropic`.",
     )
+    dialect: Annotated[str, Kind(_read_dialect, {"enum": list(KEY_HEADERS)})] = Field(
+        _UPSTREAM.dialect,
+        description="What the endpoint speaks. Chats are translated to and from `anthropic`.",
+    )
+    ca_file: FilePathOrNone = Field(
+        None,
+        description="PEM file of the certificates to trust in place of the system's, for an "
+        "endpoint with a certificate of your own making.",
+    )
+    connect_timeout_s: PositiveDuration = Field(
+        _UPSTREAM.connect_timeout_s,
+        description="Longest wait for a connection, encryption included, before the next upstream "
+        "is asked.",
+    )
+
+    def value(self, ca_file: Path | None, model: str | None = None) -> RemoteUpstream:
+        """The endpoint; `ca_file` is the section's own, made absolute."""
+        return RemoteUpstream(
+            url=self.url,
+            key=self.key,
+            key_header=self.key_header or KEY_HEADERS[self.dialect],
+            dialect=self.dialect,
+            model=model,
+            ca_file=None if ca_file is None else str(ca_file),
+            connect_timeout_s=self.connect_timeout_s,
+        )
+
+
+class UpstreamSection(EndpointSection):
+    """One endpoint that serves the model."""
+
     model: Annotated[str | None, Kind(read_name, {"type": "string"}).or_none()] = Field(
         None, description="What the upstream calls the model. Default: the model's id here."
     )
     weight: Annotated[int, whole(0, 1000)] = Field(
         _UPSTREAM.weight,
         description="Share of the requests; 0 is asked only if no other upstream can be.",
-    )
-    api: Annotated[str, Kind(_read_api, {"enum": ["openai"]})] = Field(
-        "openai", description="What the upstream speaks: OpenAI's API."
-    )
-    ca_file: FilePathOrNone = Field(
-        None,
-        description="PEM file of the certificates to trust in place of the system's, for an "
-        "upstream with a certificate of your own making.",
-    )
-    connect_timeout_s: PositiveDuration = Field(
-        _UPSTREAM.connect_timeout_s,
-        description="Longest wait for a connection, encryption included, before the next upstream "
-        "is asked.",
     )
 
 
@@ -183,23 +205,12 @@ def remote_of(
     resolve: Callable[[Path, KeyPath], Path],
 ) -> RemoteModel:
     """Where the model is; `resolve` makes a path absolute that stands at a key of the model."""
-    return RemoteModel(
-        tuple(
-            RemoteUpstream(
-                url=each.url,
-                key=each.key,
-                key_header=each.key_header,
-                model=each.model,
-                weight=each.weight,
-                ca_file=str(resolve(each.ca_file, ("upstreams", at, "ca_file")))
-                if each.ca_file
-                else None,
-                connect_timeout_s=each.connect_timeout_s,
-            )
-            for at, each in enumerate(upstreams)
-        ),
-        circuit.value(),
-    )
+
+    def value(at: int, each: UpstreamSection) -> RemoteUpstream:
+        ca_file = resolve(each.ca_file, ("upstreams", at, "ca_file")) if each.ca_file else None
+        return replace(each.value(ca_file, each.model), weight=each.weight)
+
+    return RemoteModel(tuple(value(at, each) for at, each in enumerate(upstreams)), circuit.value())
 
 
 def revision_of(remote: RemoteModel) -> str:
@@ -232,21 +243,24 @@ def remote_problems(
         yield ("circuit", "open"), "is longer than open_max; lower one of them"
 
 
+def written_endpoint(upstream: RemoteUpstream) -> dict[str, Any]:
+    """Where an upstream is, in the words of the file and without its key."""
+    return {
+        "url": upstream.url,
+        "key": _hide(upstream.key),
+        "key_header": upstream.key_header,
+        "dialect": upstream.dialect,
+        "ca_file": upstream.ca_file,
+        "connect_timeout": format_duration(upstream.connect_timeout_s),
+    }
+
+
 def written_remote(remote: RemoteModel) -> dict[str, Any]:
     """A model's upstreams in the words of the file, without their keys."""
     circuit = remote.circuit
     return {
         "upstreams": [
-            {
-                "url": each.url,
-                "key": _hide(each.key),
-                "key_header": each.key_header,
-                "model": each.model,
-                "weight": each.weight,
-                "api": "openai",
-                "ca_file": each.ca_file,
-                "connect_timeout": format_duration(each.connect_timeout_s),
-            }
+            {**written_endpoint(each), "model": each.model, "weight": each.weight}
             for each in remote.upstreams
         ],
         "circuit": {

@@ -11,8 +11,10 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 
+from modelyard.config.keys import administers, key_problems
 from modelyard.config.kinds import ONE_DEVICE
 from modelyard.config.remote import remote_problems
+from modelyard.config.remotes import remotes_problems
 from modelyard.config.schema import File, ModelSection, ProfileSection
 from modelyard.config.tree import Problem
 from modelyard.config.values import KeyPath
@@ -28,8 +30,12 @@ MAX_DEVICES = 32
 def broken_rules(file: File, wrong: Set[KeyPath]) -> Iterator[Problem]:
     """Every rule that `file` breaks."""
     yield from _exposed_host(file, wrong)
+    yield from _any_page(file, wrong)
+    yield from key_problems(file.keys)
     yield from _backoff(file, wrong)
     yield from _names(file)
+    for below, text in remotes_problems(file.remotes):
+        yield Problem(("remotes", *below), text)
     for model_id, model in file.models.items():
         path: KeyPath = ("models", model_id)
         broken = frozenset(key[2] for key in wrong if key[:2] == path and len(key) == 3)
@@ -50,12 +56,28 @@ def _exposed_host(file: File, wrong: Set[KeyPath]) -> Iterator[Problem]:
     server = file.server
     if ("server", "insecure") in wrong or server.insecure or is_loopback(server.host):
         return
+    if administers(file.keys) or _keys_are_wrong(wrong):
+        return
     yield Problem(
         ("server", "host"),
-        f"other machines can reach {shorten(server.host)}, and no key protects the endpoint yet: "
-        "anybody there could use every model; keep 127.0.0.1 (with a proxy that checks who asks), "
-        "or set server.insecure to true",
+        f"other machines can reach {shorten(server.host)}, and no key with the scope admin "
+        "protects the server: anybody there could use every model; make one with `modelyard keys "
+        "add NAME --admin`, keep 127.0.0.1, or set server.insecure to true",
     )
+
+
+def _any_page(file: File, wrong: Set[KeyPath]) -> Iterator[Problem]:
+    if "*" not in file.server.cors_origins or administers(file.keys) or _keys_are_wrong(wrong):
+        return
+    yield Problem(
+        ("server", "cors_origins"),
+        "'*' would let every web page that anybody here visits start and stop models; name the "
+        "pages, or make a key with `modelyard keys add NAME --admin`",
+    )
+
+
+def _keys_are_wrong(wrong: Set[KeyPath]) -> bool:
+    return any(path[0] == "keys" for path in wrong)
 
 
 def _backoff(file: File, wrong: Set[KeyPath]) -> Iterator[Problem]:
@@ -179,6 +201,12 @@ def _one_health_path(model: ModelSection, broken: Set[str | int]) -> Iterator[Pr
         yield Problem(("health", "path"), "is the same as health_path; remove one of them")
 
 
+def _auto(model: ModelSection, broken: Set[str | int]) -> Iterator[Problem]:
+    if model.auto and model.engine in ("command", "remote") and not {"auto", "engine"} & broken:
+        text = f"means nothing for the engine {model.engine}, whose options nobody here knows"
+        yield Problem(("auto",), f"{text}; remove it")
+
+
 def _assigned_devices(model: ModelSection, _: Set[str | int]) -> Iterator[Problem]:
     devices = model.assigned.devices
     if len(devices) > MAX_DEVICES:
@@ -257,6 +285,7 @@ _MODEL_RULES: tuple[_Rule, ...] = (
     _one_health_path,
     _remote,
     _replicas_in_order,
+    _auto,
     _assigned_devices,
     _memory_or_profiles,
     _profiles,

@@ -18,6 +18,7 @@ from pydantic import Field
 
 from modelyard.config.assigned import AssignedSection
 from modelyard.config.health import HealthSection
+from modelyard.config.keys import KeyLimitsSection, Keys, KeySection
 from modelyard.config.kinds import (
     ARGUMENTS_ADVICE,
     Boolean,
@@ -34,6 +35,7 @@ from modelyard.config.kinds import (
     Mib,
     Name,
     Option,
+    Origin,
     PlaceOrAuto,
     PositiveDuration,
     PresetName,
@@ -45,6 +47,7 @@ from modelyard.config.kinds import (
     number,
     whole,
 )
+from modelyard.config.price import OptionalPrice, PriceSection
 from modelyard.config.remote import (
     Circuit,
     CircuitSection,
@@ -52,9 +55,11 @@ from modelyard.config.remote import (
     UpstreamSection,
     usual_circuit,
 )
+from modelyard.config.remotes import RemoteSection
 from modelyard.config.sections import Section, keys_of
 from modelyard.config.sleep import CallSection, Sleep, SleepSection
 from modelyard.config.values import (
+    Captures,
     Devices,
     Downloads,
     Engines,
@@ -67,7 +72,7 @@ from modelyard.core.specs import Limits, Replicas
 
 _SERVER, _DEVICES, _SCHEDULING = Server(state_dir=Path()), Devices(), Policy()
 _ENGINES, _LIMITS, _REPLICAS = Engines(), Limits(), Replicas()
-_DOWNLOADS = Downloads()
+_DOWNLOADS, _CAPTURES = Downloads(), Captures()
 
 Names = Annotated[list[Name], listed(",")]
 Command = Annotated[list[Text], listed("\0", ARGUMENTS_ADVICE)]
@@ -77,7 +82,8 @@ Options = Annotated[dict[Name, Option], mapped]
 class ServerSection(Section):
     host: Host = Field(
         _SERVER.host,
-        description="Address to listen on. One that other machines can reach needs `insecure`.",
+        description="Address to listen on. One that other machines can reach needs a key with the "
+        "scope `admin`, or `insecure`.",
     )
     port: Annotated[int, whole(0, 65535)] = Field(
         _SERVER.port, description="TCP port to listen on; 0 takes a free one."
@@ -91,6 +97,12 @@ class ServerSection(Section):
         _SERVER.insecure,
         description="Allow a `host` that other machines can reach, although no key protects it.",
     )
+    cors_origins: Annotated[list[Origin], listed(",")] = Field(
+        list(_SERVER.cors_origins),
+        description="Web pages that may use this server, by their origin like "
+        "`https://chat.example.com`; `*` allows all and needs a key with the scope `admin`. "
+        "Pages of this server itself always may.",
+    )
     max_body_bytes: Size = Field(
         _SERVER.max_body_bytes, description="Largest body of a request that is accepted."
     )
@@ -102,9 +114,17 @@ class ServerSection(Section):
     heartbeat_every_s: PositiveDuration = Field(
         _SERVER.heartbeat_every_s, description="Time between two heartbeats."
     )
+    header_timeout_s: PositiveDuration = Field(
+        _SERVER.header_timeout_s,
+        description="Longest time that the head of a request may take to arrive.",
+    )
     body_timeout_s: PositiveDuration = Field(
         _SERVER.body_timeout_s,
         description="Longest silence of a client that is sending its request.",
+    )
+    send_timeout_s: PositiveDuration = Field(
+        _SERVER.send_timeout_s,
+        description="A client that takes nothing of its answer for this long is cut off.",
     )
     keep_alive_s: PositiveDuration = Field(
         _SERVER.keep_alive_s, description="How long an idle connection of a client is kept open."
@@ -249,6 +269,18 @@ class DownloadsSection(Section):
     )
 
 
+class CapturesSection(Section):
+    last: Annotated[int, whole(0, 1000)] = Field(
+        _CAPTURES.last,
+        description="Keep the newest requests and answers, so many, for `/api/captures`; 0 keeps "
+        "none.",
+    )
+    max_body_bytes: Size = Field(
+        _CAPTURES.max_body_bytes,
+        description="Most that is kept of each request, and of each answer.",
+    )
+
+
 class ReplicasSection(Section):
     min: Annotated[int, whole(0, 64)] = Field(
         _REPLICAS.min,
@@ -265,6 +297,8 @@ class ReplicasSection(Section):
 
 
 class LimitsSection(Section):
+    lies_under = True
+
     idle_sleep_s: DurationOrNever = Field(
         _LIMITS.idle_sleep_s,
         description="Put an engine that can sleep (see `sleep`) to sleep when nobody has used it "
@@ -385,6 +419,12 @@ class ModelSection(LimitsSection):
         default_factory=partial(AssignedSection.model_validate, {}),
         description="Devices and options that `modelyard assign` has written.",
     )
+    auto: Boolean = Field(
+        False,
+        description="Start the model with what `modelyard plan` recommends where this file says "
+        "nothing, and with less after a start that ran out of memory. For the engines `llamacpp`, "
+        "`vllm` and `transformers`.",
+    )
     preload: Boolean = Field(False, description="Start the model together with the server.")
     pinned: Boolean = Field(False, description="Never stop the model to make room for another.")
     priority: Annotated[int, whole(-1000, 1000)] = Field(
@@ -395,6 +435,9 @@ class ModelSection(LimitsSection):
     replicas: Annotated[ReplicasSection, mapped] = Field(
         default_factory=partial(ReplicasSection.model_validate, {}),
         description="How many engines of the model may run at a time, see below.",
+    )
+    price: OptionalPrice = Field(
+        None, description="What the model's tokens cost, as people are told; null says nothing."
     )
 
 
@@ -424,9 +467,21 @@ class File(Section):
         default_factory=partial(DownloadsSection.model_validate, {}),
         description="Where models are fetched from, and to.",
     )
+    captures: Annotated[CapturesSection, mapped] = Field(
+        default_factory=partial(CapturesSection.model_validate, {}),
+        description="What is kept of requests and answers, for those who run the server.",
+    )
+    keys: Keys = Field(
+        {},
+        description="Keys by their name, as `modelyard keys add` writes them. Without any, nobody "
+        "is asked for one.",
+    )
     defaults: Annotated[LimitsSection, mapped] = Field(
         default_factory=partial(LimitsSection.model_validate, {}),
         description="Limits of models that do not set their own.",
+    )
+    remotes: Annotated[dict[Name, Annotated[RemoteSection, mapped]], mapped] = Field(
+        {}, description="Other people's endpoints by a name of yours: their models are served, too."
     )
     models: Annotated[dict[Name, Annotated[ModelSection, mapped]], mapped] = Field(
         {}, description="Models by their id: what requests name."
@@ -439,6 +494,7 @@ SECTIONS: Mapping[str, type[Section]] = {
     "scheduling": SchedulingSection,
     "engines": EnginesSection,
     "downloads": DownloadsSection,
+    "captures": CapturesSection,
     "defaults": LimitsSection,
 }
 """Sections that are no mapping of names."""
@@ -454,6 +510,8 @@ def section_of(path: KeyPath) -> type[Section]:
             within_model |= {4: HealthSection}
         if path[2:3] == ("replicas",):
             within_model |= {4: ReplicasSection}
+        if path[2:3] == ("price",):
+            within_model |= {4: PriceSection}
         if path[2:3] == ("upstreams",):
             within_model |= {5: UpstreamSection}
         if path[2:3] == ("circuit",):
@@ -461,6 +519,11 @@ def section_of(path: KeyPath) -> type[Section]:
         if path[2:3] == ("assigned",):
             within_model |= {4: AssignedSection}
         return within_model.get(len(path), File)
+    if path[0] == "keys":
+        within_key: dict[int, type[Section]] = {3: KeySection, 4: KeyLimitsSection}
+        return within_key.get(len(path), File)
+    if path[0] == "remotes":
+        return RemoteSection if len(path) == 3 else File
     return SECTIONS.get(str(path[0]), File) if len(path) == 2 else File
 
 

@@ -8,7 +8,7 @@ Laws of this file:
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import BaseModel, ConfigDict
 from pydantic.fields import FieldInfo
@@ -23,7 +23,12 @@ def _key_of(field_name: str) -> str:
 def _publish(schema: dict[str, Any], section: type[BaseModel]) -> None:
     """Pydantic's schema of a section with defaults as people write them, and no made-up titles."""
     schema.pop("title", None)
-    inherited = {name for base in section.__bases__ for name in getattr(base, "model_fields", {})}
+    inherited = {
+        name
+        for base in section.__bases__
+        if issubclass(base, Section) and base.lies_under
+        for name in base.model_fields
+    }
     for name, field in section.model_fields.items():
         published = schema["properties"][field.alias or name]
         published.pop("title", None)
@@ -41,6 +46,9 @@ def kind_of(field: FieldInfo) -> Kind | None:
 
 class Section(BaseModel):
     """Keys that are written together."""
+
+    lies_under: ClassVar[bool] = False
+    """Whether sections made from this one take from it what they leave out."""
 
     model_config = ConfigDict(
         extra="forbid",

@@ -14,8 +14,9 @@ from pathlib import Path
 from types import MappingProxyType
 
 from modelyard.config.assignment import Assignment
+from modelyard.core.keys import Key
 from modelyard.core.policy import Policy
-from modelyard.core.specs import Limits, ModelSpec
+from modelyard.core.specs import Limits, ModelSpec, RemoteUpstream, Task
 
 ENGINE_NAMES = ("llamacpp", "vllm", "transformers", "command", "remote")
 """Engines that a model can name. `app.py` gives each of them an adapter."""
@@ -69,13 +70,19 @@ class Server:
     heartbeat_after_s: float = 5.0
     """A streaming client that waits this long for its model gets its headers and a heartbeat."""
     heartbeat_every_s: float = 5.0
+    header_timeout_s: float = 15.0
+    """Longest time from the first byte of a request to the end of its head."""
     body_timeout_s: float = 30.0
     """Longest silence of a client that is sending its request."""
+    send_timeout_s: float = 60.0
+    """How long a client may take nothing of its answer; found out after twice that at most."""
     keep_alive_s: float = 75.0
     """How long an idle connection of a client is kept open."""
     shutdown_timeout_s: float = 30.0
     """Longest wait for requests in flight when the server is asked to end."""
     state_dir: Path = field(default_factory=default_state_dir)
+    cors_origins: tuple[str, ...] = ()
+    """Web pages of others that may use the server, by their origin; `*` is any."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +129,34 @@ class Downloads:
 
 
 @dataclass(frozen=True, slots=True)
+class RemoteEndpoint:
+    """Somebody else's endpoint whose models are served under a prefix."""
+
+    name: str
+    upstream: RemoteUpstream = field(default_factory=lambda: RemoteUpstream(""))
+    """Where it is; the names of its models are not in it."""
+    models: Mapping[str, str] | None = None
+    """What its models are called there, by the name that stands behind the prefix; None for those
+    that it lists."""
+    prefix: str = ""
+    """Empty for none; a `/` stands between it and the model's name."""
+    tasks: frozenset[Task] = frozenset()
+    """What its models do; empty for what the list or their names tell."""
+    refresh_s: float | None = 3600.0
+    """Time between two questions for its models; None asks once."""
+
+
+@dataclass(frozen=True, slots=True)
+class Captures:
+    """What is kept of requests and answers for those who run the server."""
+
+    last: int = 0
+    """So many requests; 0 keeps none."""
+    max_body_bytes: int = 64 * 1024
+    """Bytes of each request and of each answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class Config:
     """Everything a run of Modelyard has been told."""
 
@@ -131,7 +166,11 @@ class Config:
     scheduling: Policy = field(default_factory=Policy)
     engines: Engines = field(default_factory=Engines)
     downloads: Downloads = field(default_factory=Downloads)
+    keys: tuple[Key, ...] = ()
+    """Who may use the server; none asks nobody who they are."""
+    captures: Captures = field(default_factory=Captures)
     models: tuple[ModelSpec, ...] = ()
+    remotes: tuple[RemoteEndpoint, ...] = ()
     limits: Limits = field(default_factory=Limits)
     """Limits of models that the config does not name (found in `models_dirs`): `defaults`."""
     path: Path | None = None

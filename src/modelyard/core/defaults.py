@@ -16,13 +16,15 @@ from modelyard.core.specs import Task
 WRITING_CONTEXT = 16384
 """Longest context of a model that writes, in tokens, unless `ctx_size` says more."""
 READING_CONTEXT = 2048
-"""Longest input of a model that only reads (embedding, rerank), unless `ctx_size` says more. It is
-computed in one batch whose buffers hold vocabulary times 4 bytes for each token."""
+"""Longest input of a model that only reads (embedding, rerank, classification), unless `ctx_size`
+says more. It is computed in one batch whose buffers hold vocabulary times 4 bytes for each
+token."""
 CONTEXT_CHECKPOINTS = 4
 """Copies of what sliding-window and recurrent layers remember that each sequence may keep;
 llama.cpp's own 32 can grow to tens of GiB of host memory."""
 
-READING = frozenset({Task.EMBEDDING, Task.RERANK})
+READING = frozenset({Task.EMBEDDING, Task.RERANK, Task.CLASSIFICATION})
+"""Tasks of models that write nothing."""
 
 
 def context_tokens(tasks: AbstractSet[Task], trained: int) -> int:

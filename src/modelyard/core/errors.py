@@ -9,6 +9,10 @@ Laws of this file:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from modelyard.core.quota import Standing
 
 
 class ModelyardError(Exception):
@@ -61,6 +65,32 @@ class Forbidden(ModelyardError):
     """The request came by a way that is not allowed (foreign host name, foreign web page)."""
 
     code = "forbidden"
+
+
+class Unauthorized(ModelyardError):
+    """Nobody knows who asks: no key, a wrong one, or one that has expired."""
+
+    code = "invalid_api_key"
+
+
+class RateLimited(ModelyardError):
+    """The key's limits do not allow the request now."""
+
+    code = "rate_limit_exceeded"
+    retryable = True
+
+    def __init__(
+        self, message: str, retry_after_s: float, standing: Sequence[Standing] = ()
+    ) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
+        self.standing = tuple(standing)
+
+
+class RequestCancelled(ModelyardError):
+    """Somebody who may has cancelled the request."""
+
+    code = "request_cancelled"
 
 
 class ModelNotFound(ModelyardError):

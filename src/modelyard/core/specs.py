@@ -13,6 +13,7 @@ from enum import StrEnum
 from typing import TypeAlias
 
 from modelyard.core.circuit import Thresholds
+from modelyard.core.pricing import Price
 
 OptionValue: TypeAlias = (
     "str | int | float | bool | list[OptionValue] | dict[str, OptionValue] | None"
@@ -25,6 +26,9 @@ Need: TypeAlias = Mapping[str, int]
 HOST_DEVICE = "cpu"
 """Id and name of the device that stands for host memory."""
 
+AUTO_PROFILE = "auto"
+"""Name of the profile that an `auto` model has where nobody wrote one: the planner fills it in."""
+
 
 class Task(StrEnum):
     """What a model can be asked to do. A route serves one task, a model has one or more."""
@@ -33,6 +37,14 @@ class Task(StrEnum):
     COMPLETION = "completion"
     EMBEDDING = "embedding"
     RERANK = "rerank"
+    CLASSIFICATION = "classification"
+    """A score for each label of the model's own; moderation is one such use."""
+    TRANSCRIPTION = "transcription"
+    """Speech to text, in its own language or translated."""
+    SPEECH = "speech"
+    """Text to speech."""
+    IMAGE = "image"
+    """Draws images. A chat model that looks at them needs no task for it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +169,8 @@ class RemoteUpstream:
     key: str = field(default="", repr=False)
     key_header: str = "authorization"
     """In lower case; `authorization` carries the key as a bearer token, others carry it alone."""
+    dialect: str = "openai"
+    """The API family that it speaks: `openai` or `anthropic`."""
     model: str | None = None
     """What the endpoint calls the model; None for the model's id here."""
     weight: int = 1
@@ -204,6 +218,9 @@ class ModelSpec:
     """Sleep levels of the engine: 1 keeps the weights in host memory, 2 drops them."""
     sleep_preset: str = ""
     """Name of a known engine whose levels fill an empty `sleep`; see `engines.sleeping`."""
+    auto: bool = False
+    """Take the planner's settings where the user gave none, and smaller ones after a start that ran
+    out of memory."""
     preload: bool = False
     pinned: bool = False
     priority: int = 0
@@ -212,6 +229,8 @@ class ModelSpec:
     health: Health = Health()
     remote: RemoteModel = RemoteModel()
     """Where the model is, if it is somebody else's."""
+    price: Price | None = None
+    """What its tokens are said to cost."""
     revision: str = ""
     """Changes when the files behind the model change, so that a running replica is renewed."""
 

@@ -8,6 +8,7 @@ Laws of this file:
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +23,37 @@ class ReplicaView:
     profile: str | None = None
     memory_mib: dict[str, int] = field(default_factory=dict)
     used_mib: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class AutoView:
+    """What an `auto` model is started with."""
+
+    profile: str
+    step: str
+    """`as planned`, or the step that was taken last after too little memory."""
+    reason: str
+    """What that step costs."""
+    context: int
+    """Tokens of one sequence."""
+    # Any is OptionValue, a recursive type, which not all that carries these values can express.
+    options: dict[str, Any] = field(default_factory=dict)
+    """The engine's options, those of the profile among them."""
+    tried: list[str] = field(default_factory=list)
+    """What ran out of memory before, and how."""
+
+
+@dataclass(frozen=True, slots=True)
+class PriceView:
+    """What the tokens of a model are said to cost. Amounts are decimal numbers as text."""
+
+    input: str
+    output: str
+    cached_input: str | None
+    """None is as `input`."""
+    per: int
+    """Tokens that the amounts are for."""
+    currency: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +110,9 @@ class ModelView:
     """File with the output of the present or last engine."""
     replicas: list[ReplicaView] = field(default_factory=list)
     """Each replica, where there can be more than one."""
+    auto: AutoView | None = None
+    """What it is started with, if that is left to the planner."""
+    price: PriceView | None = None
 
 
 @dataclass(frozen=True, slots=True)

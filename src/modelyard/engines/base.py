@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from modelyard.core.specs import Call, Command, Endpoint, ModelSpec, Placement, Progress
-from modelyard.engines.dialect import Dialect
+from modelyard.engines.lack import Lack
+from modelyard.engines.quirks import Quirks
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +24,10 @@ class Failure:
 
     reason: str
     permanent: bool = False
+    lack: Lack | None = None
+    """What memory was too little, if that is why; a start with smaller settings may do."""
+    longest: int | None = None
+    """The longest sequence for which the engine says that memory would do, in tokens."""
 
 
 class Engine(Protocol):
@@ -57,7 +62,7 @@ class Engine(Protocol):
         """
         ...
 
-    def dialect(self, spec: ModelSpec) -> Dialect | None:
+    def quirks(self, spec: ModelSpec) -> Quirks | None:
         """How the engine wants to be asked where it is not as clients ask; None if it is."""
         ...
 

@@ -28,7 +28,7 @@ from modelyard.core.specs import (
 )
 from modelyard.engines import probing, reports
 from modelyard.engines.base import Failure
-from modelyard.engines.dialect import Dialect
+from modelyard.engines.quirks import Quirks
 from modelyard.engines.sleeping import PRESETS
 from modelyard.engines.visibility import visible_devices
 
@@ -100,7 +100,7 @@ class CommandEngine:
         """Only where the model asks for it: which names and bodies a program takes is its own."""
         return probing.smallest_request(spec) if spec.health.functional else None
 
-    def dialect(self, spec: ModelSpec) -> Dialect | None:  # noqa: ARG002 - OpenAI's own
+    def quirks(self, spec: ModelSpec) -> Quirks | None:  # noqa: ARG002 - OpenAI's own
         return None
 
     def warm_up(self, spec: ModelSpec) -> Call | None:  # noqa: ARG002 - nothing is known of it

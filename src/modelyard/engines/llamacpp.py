@@ -28,8 +28,8 @@ from modelyard.core.specs import (
 )
 from modelyard.engines import llamacpp_options, llamacpp_output, probing, reports
 from modelyard.engines.base import Failure
-from modelyard.engines.dialect import Dialect
 from modelyard.engines.llamacpp_table import CHAT_TEMPLATE_FILE
+from modelyard.engines.quirks import Quirks
 from modelyard.engines.visibility import visible_devices
 
 REPORTING_VERBOSITY = 4
@@ -41,6 +41,7 @@ _AUTO_SLOTS = -1
 _EMBEDDING = "embedding"
 _RERANK = "rerank"
 _CHAT = "chat"
+SERVED = frozenset({Task.CHAT, Task.COMPLETION, Task.EMBEDDING, Task.RERANK})
 
 
 class LlamaCpp:
@@ -80,7 +81,7 @@ class LlamaCpp:
     def functional_probe(self, spec: ModelSpec) -> Call | None:
         return probing.smallest_request(spec)
 
-    def dialect(self, spec: ModelSpec) -> Dialect | None:  # noqa: ARG002 - OpenAI's own
+    def quirks(self, spec: ModelSpec) -> Quirks | None:  # noqa: ARG002 - OpenAI's own
         return None
 
     def warm_up(self, spec: ModelSpec) -> Call | None:  # noqa: ARG002 - it warms itself up
@@ -101,7 +102,9 @@ class LlamaCpp:
     def _problems(self, spec: ModelSpec) -> Iterator[str]:
         if spec.source is None:
             yield "source: llama.cpp needs the path of a GGUF file"
-        if len(_kinds(spec.tasks)) > 1:
+        if foreign := sorted(spec.tasks - SERVED):
+            yield f"tasks: llama.cpp does not serve {', '.join(foreign)}"
+        elif len(_kinds(spec.tasks)) > 1:
             listed = ", ".join(sorted(spec.tasks))
             yield f"tasks: one llama.cpp process cannot serve {listed}; declare two models"
         if spec.command:

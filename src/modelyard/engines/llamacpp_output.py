@@ -14,6 +14,7 @@ from collections.abc import Sequence
 
 from modelyard.core.specs import Progress
 from modelyard.engines.base import Failure
+from modelyard.engines.lack import Lack, lack_in
 
 _PHASES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
     (re.compile(pattern), phase)
@@ -52,7 +53,8 @@ _REASONS: tuple[tuple[re.Pattern[str], str, bool], ...] = tuple(
          "this llama.cpp does not know the tokenizer {what}", True),
         (r"couldn't bind HTTP server socket.*|address already in use",
          "its port was taken by another program", False),
-        (r"out of memory|(unable|failed) to allocate|bad_alloc|cannot allocate memory",
+        ((r"out of memory|insufficient memory|(unable|failed) to allocate|bad_alloc"
+          r"|cannot allocate memory|ErrorOutOf(Device|Host)Memory"),
          "out of memory ({line})", False),
         (r"error: (invalid argument: .*|unknown argument: .*|while handling argument .*)",
          "llama-server refuses an option: {what_line}", True),
@@ -72,7 +74,7 @@ _EXIT_PERMANENT = "exit code 78"
 """What our own server answers when only a person can help; its last line says with what."""
 _OURS = "modelyard: "
 _SIGNALS = {
-    "SIGKILL": Failure("the system killed it, as it does when memory runs out"),
+    "SIGKILL": Failure("the system killed it, as it does when memory runs out", lack=Lack.DEVICE),
     "SIGILL": Failure("this build of llama.cpp uses instructions the processor lacks", True),
 }
 _PREFIX = re.compile(r"^[\d.]+ [A-Z] (\w+ +)?|^[a-z_]+: ")
@@ -100,7 +102,7 @@ def failure(exit_text: str, last_lines: Sequence[str]) -> Failure:
             if found:
                 words = {name: text or "" for name, text in found.groupdict().items()}
                 told = reason.format(**words, line=_plain(line), what_line=found.group(0).strip())
-                return Failure(told, permanent)
+                return Failure(told, permanent, lack_in(line))
     for signal, explained in _SIGNALS.items():
         if signal in exit_text:
             return explained

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from typing import Final
 from urllib.parse import urlsplit
 
 from modelyard.core.errors import LaunchError, ModelyardError
@@ -27,19 +27,13 @@ from modelyard.core.specs import (
     Placement,
     Progress,
     RemoteUpstream,
-    Task,
 )
 from modelyard.engines.base import Failure
-from modelyard.engines.dialect import Dialect
-from modelyard.engines.rename import with_name
+from modelyard.engines.quirks import USUAL_BASE, Quirks
 
-ROUTES: Mapping[Task, str] = {
-    Task.CHAT: "/chat/completions",
-    Task.COMPLETION: "/completions",
-    Task.EMBEDDING: "/embeddings",
-    Task.RERANK: "/rerank",
-}
-USUAL_BASE = "/v1"
+ANTHROPIC: Final = "anthropic"
+ANTHROPIC_VERSION: Final = "2023-06-01"
+"""The only version of its API that is not deprecated (docs.anthropic.com/en/api/versioning)."""
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -53,15 +47,17 @@ class Target:
     is_tls: bool
     ca_file: str | None
     headers: bytes = field(repr=False)
-    """Our header lines: where it is, and our key."""
-    dialect: Dialect = field(repr=False)
-    probe_path: str
-    """A route that costs nothing and answers if the upstream is there."""
+    """Our header lines: where it is, our key, and the version of its dialect."""
+    speaks: frozenset[str]
+    """The dialects that it takes as clients write them."""
+    quirks: Quirks = field(repr=False)
+    models_path: str
+    """The route that lists its models: asking it costs nothing, and it answers if it is there."""
     weight: int
     connect_timeout_s: float
 
 
-def _target(spec: ModelSpec, upstream: RemoteUpstream, key: str) -> Target:
+def _target(upstream: RemoteUpstream, model: str, key: str) -> Target:
     parts = urlsplit(upstream.url)
     host, port = parts.hostname or "", parts.port or _PORTS[parts.scheme]
     shown = f"[{host}]" if ":" in host else host
@@ -72,18 +68,18 @@ def _target(spec: ModelSpec, upstream: RemoteUpstream, key: str) -> Target:
     if key:
         scheme = "Bearer " if upstream.key_header == "authorization" else ""
         headers += f"{upstream.key_header}: {scheme}{key}\r\n"
-    rename = partial(with_name, name=upstream.model or spec.id)
+    quirks = Quirks(base=base, query=query, served_name=upstream.model or model)
+    if upstream.dialect == ANTHROPIC:
+        headers += f"anthropic-version: {ANTHROPIC_VERSION}\r\n"
     return Target(
         name=f"{parts.scheme}://{authority}",
         endpoint=Endpoint(host, port),
         is_tls=parts.scheme == "https",
         ca_file=upstream.ca_file,
         headers=headers.encode("ascii"),
-        dialect=Dialect(
-            paths={task: f"{base}{route}{query}" for task, route in ROUTES.items()},
-            requests=dict.fromkeys(ROUTES, rename),
-        ),
-        probe_path=f"{base}/models{query}",
+        speaks=frozenset({upstream.dialect}),
+        quirks=quirks,
+        models_path=f"{base}/models{query}",
         weight=upstream.weight,
         connect_timeout_s=upstream.connect_timeout_s,
     )
@@ -104,7 +100,14 @@ class Remote:
 
     def targets(self, spec: ModelSpec) -> tuple[Target, ...]:
         """The upstreams in the order written. Raises ModelyardError for a key it cannot decrypt."""
-        return tuple(_target(spec, each, self._reveal(each.key)) for each in _upstreams(spec))
+        return tuple(self.target(each, spec.id) for each in _upstreams(spec))
+
+    def target(self, upstream: RemoteUpstream, model: str) -> Target:
+        """Where requests for `model` go, unless the upstream has a name of its own for it.
+
+        Raises ModelyardError for a key that cannot be decrypted.
+        """
+        return _target(upstream, model, self._reveal(upstream.key))
 
     def problems(self, spec: ModelSpec) -> Sequence[str]:
         found = [] if _upstreams(spec) else ["upstreams: at least one is needed"]
@@ -122,12 +125,12 @@ class Remote:
         return None
 
     def health_path(self, spec: ModelSpec) -> str:
-        return _target(spec, _upstreams(spec)[0], "").probe_path
+        return _target(_upstreams(spec)[0], spec.id, "").models_path
 
     def functional_probe(self, spec: ModelSpec) -> Call | None:  # noqa: ARG002 - it would cost money
         return None
 
-    def dialect(self, spec: ModelSpec) -> Dialect | None:  # noqa: ARG002 - each upstream has its own
+    def quirks(self, spec: ModelSpec) -> Quirks | None:  # noqa: ARG002 - each upstream has its own
         return None
 
     def warm_up(self, spec: ModelSpec) -> Call | None:  # noqa: ARG002 - it is warm or not ours

@@ -29,13 +29,14 @@ from modelyard.core.specs import (
 )
 from modelyard.engines import probing, transformers_options, transformers_output
 from modelyard.engines.base import Failure
-from modelyard.engines.dialect import Dialect
+from modelyard.engines.quirks import Quirks
 from modelyard.engines.transformers_options import TEMPLATE_FILE
 from modelyard.engines.transformers_output import cards
 from modelyard.engines.visibility import visible_devices
 
 READING: Final = frozenset({Task.EMBEDDING, Task.RERANK})
 """Tasks of models that give vectors or scores."""
+SERVED: Final = READING | {Task.CHAT, Task.COMPLETION}
 CARD_OVERHEAD_MIB: Final = 640
 """Of a claim on a card, what is not for weights: the driver's context, and room to compute."""
 HOST_OVERHEAD_MIB: Final = 1024
@@ -97,7 +98,7 @@ class Transformers:
     def functional_probe(self, spec: ModelSpec) -> Call | None:
         return probing.smallest_request(spec)
 
-    def dialect(self, spec: ModelSpec) -> Dialect | None:  # noqa: ARG002 - OpenAI's own
+    def quirks(self, spec: ModelSpec) -> Quirks | None:  # noqa: ARG002 - OpenAI's own
         return None
 
     def warm_up(self, spec: ModelSpec) -> Call | None:  # noqa: ARG002 - no model needs one
@@ -119,7 +120,9 @@ class Transformers:
     def _problems(self, spec: ModelSpec) -> Iterator[str]:
         if spec.source is None:
             yield "source: transformers needs the folder of a model"
-        if spec.tasks & READING and spec.tasks - READING:
+        if foreign := sorted(spec.tasks - SERVED):
+            yield f"tasks: the transformers engine does not serve {', '.join(foreign)}"
+        elif spec.tasks & READING and spec.tasks - READING:
             listed = ", ".join(sorted(spec.tasks))
             yield f"tasks: one process cannot serve {listed}; declare two models"
         if spec.command:

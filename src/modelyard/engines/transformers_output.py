@@ -15,6 +15,7 @@ from typing import Final
 
 from modelyard.core.specs import HOST_DEVICE, Placement, Progress
 from modelyard.engines.base import Failure
+from modelyard.engines.lack import Lack, lack_in
 
 _OURS: Final = "modelyard: "
 _PHASE: Final = re.compile(r"modelyard: phase: (?P<phase>[a-z ]{1,60})")
@@ -49,7 +50,7 @@ _REASONS: Final[tuple[tuple[re.Pattern[str], str, bool], ...]] = tuple(
     )
 )  # fmt: skip
 _SIGNALS: Final = {
-    "SIGKILL": Failure("the system killed it, as it does when memory runs out"),
+    "SIGKILL": Failure("the system killed it, as it does when memory runs out", lack=Lack.DEVICE),
     "SIGILL": Failure("this build of torch uses instructions the processor lacks", True),
 }
 
@@ -72,7 +73,7 @@ def failure(exit_text: str, last_lines: Sequence[str]) -> Failure:
             if (found := pattern.search(line)) is not None:
                 words = found.groupdict(default="")
                 told = reason.format(a=words.get("a", ""), line=line.removeprefix(_OURS))
-                return Failure(told, permanent)
+                return Failure(told, permanent, lack_in(line))
     for signal, explained in _SIGNALS.items():
         if signal in exit_text:
             return explained

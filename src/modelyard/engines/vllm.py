@@ -21,6 +21,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Final
 
+from modelyard.core.defaults import READING
 from modelyard.core.errors import LaunchError
 from modelyard.core.specs import (
     HOST_DEVICE,
@@ -36,7 +37,7 @@ from modelyard.core.specs import (
 )
 from modelyard.engines import probing, reports, vllm_options, vllm_output
 from modelyard.engines.base import Failure
-from modelyard.engines.dialect import Dialect
+from modelyard.engines.quirks import Quirks
 from modelyard.engines.visibility import visible_devices
 from modelyard.engines.vllm_builds import Build
 from modelyard.engines.vllm_checks import spec_problems
@@ -44,8 +45,6 @@ from modelyard.engines.vllm_memory import share_of_card
 from modelyard.engines.vllm_options import PARALLEL
 from modelyard.engines.vllm_renamed import Settings
 
-READING: Final = frozenset({Task.EMBEDDING, Task.RERANK})
-"""Tasks of pooling models. One vLLM process serves these or the others."""
 _WARM_UP_TOKENS: Final = 8
 _WARM_UP_WORDS: Final = "Count to ten."
 """Short: a model may have been given a context of a few dozen tokens."""
@@ -108,7 +107,7 @@ class Vllm:
     def functional_probe(self, spec: ModelSpec) -> Call | None:
         return probing.smallest_request(spec)
 
-    def dialect(self, spec: ModelSpec) -> Dialect | None:  # noqa: ARG002 - OpenAI's own
+    def quirks(self, spec: ModelSpec) -> Quirks | None:  # noqa: ARG002 - OpenAI's own
         return None
 
     def warm_up(self, spec: ModelSpec) -> Call | None:
@@ -175,7 +174,8 @@ def _runner(spec: ModelSpec, build: Build, chosen: Settings) -> Settings:
         return {}
     if "runner" in build.options:
         return {"runner": "pooling"}
-    return {"task": "embed" if Task.EMBEDDING in spec.tasks else "score"}
+    older = {Task.EMBEDDING: "embed", Task.CLASSIFICATION: "classify"}
+    return {"task": next((word for task, word in older.items() if task in spec.tasks), "score")}
 
 
 def _parallel(count: int, chosen: Settings) -> Settings:

@@ -11,13 +11,15 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 
+from modelyard.core.defaults import READING
 from modelyard.core.specs import HOST_DEVICE, ModelSpec, OptionValue, Profile, Task
 from modelyard.engines import sleeping, vllm_options
 from modelyard.engines.vllm_builds import Build
 from modelyard.engines.vllm_memory import overhead_mib
 from modelyard.engines.vllm_options import PARALLEL
 
-_READING = frozenset({Task.EMBEDDING, Task.RERANK})
+SERVED = READING | {Task.CHAT, Task.COMPLETION, Task.TRANSCRIPTION}
+"""Tasks for which vLLM has routes. One process serves those of reading models, or the others."""
 
 BuildOf = Callable[[ModelSpec, Profile | None], Build]
 
@@ -26,7 +28,9 @@ def spec_problems(spec: ModelSpec, build_of: BuildOf) -> Iterator[str]:
     """Everything that is wrong with `spec` for the builds that would run it."""
     if spec.source is None:
         yield "source: vLLM needs the folder of a checkpoint"
-    if spec.tasks & _READING and spec.tasks - _READING:
+    if foreign := sorted(spec.tasks - SERVED):
+        yield f"tasks: vLLM has no routes for {', '.join(foreign)}"
+    elif spec.tasks & READING and spec.tasks - READING:
         listed = ", ".join(sorted(spec.tasks))
         yield f"tasks: one vLLM process cannot serve {listed}; declare two models"
     for index, alias in enumerate(spec.aliases):

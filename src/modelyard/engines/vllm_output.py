@@ -21,6 +21,7 @@ from typing import Final
 
 from modelyard.core.specs import Progress
 from modelyard.engines.base import Failure
+from modelyard.engines.lack import Lack, lack_in, longest_in
 
 _LONGEST: Final = 2000
 _COLOUR: Final = re.compile(r"\x1b\[[\d;]{0,12}m")
@@ -86,7 +87,8 @@ _REASONS: Final = tuple(
         (r"Error in memory profiling",
          "memory on its card was freed by somebody else while it measured; it is tried again",
          False),
-        (r"(?:CUDA|HIP|XPU) out of memory\.(?: Tried to allocate (?P<a>[\d.]+ [KMG]iB))?",
+        ((r"(?:CUDA|HIP|XPU)(?: [Ee]rror:)? out of memory"
+         r"(?:\. Tried to allocate (?P<a>[\d.]+ [KMG]iB))?"),
          ("the card ran out of memory{a}; give the profile more `memory`, or lower "
          "`max_num_seqs` and `max_num_batched_tokens`"), False),
         (r"NCCL error|ncclUnhandled|ncclSystemError",
@@ -139,7 +141,7 @@ _AROUND: Final = re.compile(
     r"|RuntimeError: WorkerProc initialization failed|resource_tracker"
 )
 _SIGNALS: Final = {
-    "SIGKILL": Failure("the system killed it, as it does when memory runs out"),
+    "SIGKILL": Failure("the system killed it, as it does when memory runs out", lack=Lack.DEVICE),
     "SIGILL": Failure("this build of vLLM uses instructions the processor lacks", True),
 }
 
@@ -159,7 +161,8 @@ def failure(exit_text: str, last_lines: Sequence[str]) -> Failure:
     for pattern, reason, permanent in _REASONS:
         for line in said:
             if (found := pattern.search(line)) is not None:
-                return Failure(_told(reason, found, line), permanent)
+                told = _told(reason, found, line)
+                return Failure(told, permanent, lack_in(line), longest_in(line))
     for signal, explained in _SIGNALS.items():
         if signal in exit_text:
             return explained

@@ -1,76 +1,60 @@
 """One inference request and its answer, between a client's connection and an engine's.
 
 Laws of this file:
-- An exchange ends exactly once (`_end`): its lease is given back there, whatever ended it.
-- The client's framing is ours: what the engine sent as framing, hop-by-hop or CORS headers, stays
-  behind, and so do the client's credentials on the way in.
+- An exchange ends exactly once (`_end`): its lease is given back and its record is complete there,
+  whatever ended it.
+- What the client says of its credentials stays here, and of a remote's client nearly all does.
 - An error before the first byte has its own status; after it, a stream gets an error event in the
   dialect's shape, and any other answer is visibly cut, never quietly completed.
-- A remote model's request may go to one upstream after another, until the first byte of an answer
-  has reached the client. What the client says of itself stays here, but for
-  `remotes.TO_REMOTES`.
 - A client that reads slowly stops the reading from its engine; a client that leaves stops the work.
+- An engine is asked for its usage always, and a client that did not ask does not see it.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-from collections.abc import Callable
+import time
 from enum import IntEnum
 from typing import TYPE_CHECKING
-
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from modelyard.core.errors import (
     BadEngineAnswer,
     BodyTooLarge,
-    EngineDied,
     EngineTimeout,
     ModelyardError,
     RequestTimeout,
-    UpstreamRedirects,
-    UpstreamRefusesKey,
-    WrongTask,
 )
 from modelyard.core.specs import ModelSpec
-from modelyard.engines.dialect import Dialect
+from modelyard.dialects import openai as openai_dialect
+from modelyard.dialects.base import Problem, UnreadableAnswer
 from modelyard.http import openai, remotes
-from modelyard.http.errors import JSON_TYPE, headers_of, openai_error, status_of
-from modelyard.http.routes import Route, request_line
-from modelyard.runtime.failover import Failover
-from modelyard.runtime.upstream import Connection, Headers, Lease, Upstream
+from modelyard.http.answer import Answer, returned
+from modelyard.http.asking import Asking
+from modelyard.http.attempt import Attempt
+from modelyard.http.errors import JSON_TYPE, headers_of, problem_of, status_of
+from modelyard.http.record import Record
+from modelyard.http.routes import Route
+from modelyard.http.usage import StreamTap, WholeTap
+from modelyard.runtime.upstream import Headers, Lease, Upstream
 
 if TYPE_CHECKING:
     from modelyard.http.gateway import Gateway, GatewayProtocol
 
-GONE_WAIT_S = 2.0
-"""How long a request whose engine refused it waits for news of that engine's end."""
-MAX_ENGINE_ERROR = 64 * 1024
-"""Bytes of an engine's error answer that are read."""
 MAX_REWRITTEN = 32 * 1024 * 1024
 """Bytes of an answer that is rewritten as a whole."""
 MAX_REQUEST_ID = 128
-LINGER_S = 1.0
-"""How long the rest of a refused body is read and dropped, so that the client sees the answer."""
-
-HEARTBEAT = b": ping\n"
-"""One newline: a comment followed by an empty line makes some clients see an empty event."""
+CLIENT_LEFT = 499
+"""nginx's status for a client that left before its answer: nobody is ever told."""
+BYTES_A_TOKEN = 4
+"""What a prompt is reckoned by when its engine told nothing."""
 
 NOT_FORWARDED = frozenset(
-    b"accept-encoding authorization connection content-length cookie expect host keep-alive origin "
-    b"proxy-authorization proxy-connection referer te trailer transfer-encoding upgrade x-api-key "
-    b"x-request-id".split()
+    b"accept-encoding api-key authorization connection content-length cookie expect host "
+    b"keep-alive origin proxy-authorization proxy-connection referer te trailer transfer-encoding "
+    b"upgrade x-api-key x-request-id".split()
 )
-NOT_RETURNED = frozenset(
-    b"access-control-allow-credentials access-control-allow-headers access-control-allow-methods "
-    b"access-control-allow-origin access-control-expose-headers alt-svc clear-site-data connection "
-    b"content-length date keep-alive nel openai-organization openai-project proxy-authenticate "
-    b"proxy-connection report-to server set-cookie strict-transport-security te trailer "
-    b"transfer-encoding upgrade www-authenticate x-request-id".split()
-)
+CREDENTIALS = frozenset(b"authorization x-api-key api-key".split())
 EVENT_STREAM = b"text/event-stream"
-STREAM_HEADERS: Headers = [(b"content-type", EVENT_STREAM), (b"cache-control", b"no-cache")]
 
 
 class Phase(IntEnum):
@@ -96,34 +80,22 @@ class Exchange:
     _begun = False
     _request_id = b""
     _credential = b""
+    _content_type = b""
     _error: ModelyardError | None = None
     _spec: ModelSpec | None = None
+    _asking: Asking
+    """Known from the moment that `_spec` is."""
     _is_stream = False
     _ticket = 0
-    _lease: Lease | None = None
-    _connection: Connection | None = None
-    _retried = False
-    _tried: tuple[Upstream, ...] = ()
-    """Upstreams of a remote model that were asked; the last one is being asked."""
-    _wants_stream = False
+    _attempt: Attempt | None = None
+    _is_retried = False
     _next_beat = 0.0
-    _head = b""
-    """The head of the answer, until it is written together with the first part of the body."""
-    _head_sent = False
-    _chunked = False
-    _last_part = b""
     _heard = True
     """Whether anything came from the engine since the last look."""
-    _error_status = 0
-    _error_body = b""
-    _retry_after: Headers = []  # noqa: RUF012 - replaced, never changed
-    """What an engine's error says of when to come again."""
-    _named: str | None = None
-    """The model's name as the client wrote it."""
-    _rewrite: Callable[[bytes, bytes], bytes] | None = None
-    """From the engine's whole answer and the request to what the client gets."""
+    _tap: WholeTap | StreamTap | None = None
     _kept: tuple[int, Headers] | None = None
     """Status and headers of an answer that is kept until it is whole."""
+    _parts: list[bytes]
 
     def __init__(
         self,
@@ -135,15 +107,32 @@ class Exchange:
         keep_alive: bool,
     ) -> None:
         self.body = bytearray()
-        self.keep_alive = keep_alive
         self._protocol = protocol
         self._gateway = gateway
-        self._write = protocol.transport.write
         self._route = route
-        self._may_chunk = http_version != "1.0"
-        self._since = gateway.now()
+        self._began = self._since = gateway.now()
         self._forwarded = self._look_at_headers(headers)
+        self._answer = Answer(
+            protocol.transport.write,
+            self._common_lines,
+            keep_alive=keep_alive,
+            may_chunk=http_version != "1.0",
+        )
+        self.record = Record(self._request_id.decode(), time.time(), protocol.path)
         gateway.active.add(self)
+
+    @property
+    def keep_alive(self) -> bool:
+        """uvicorn asks its cycles."""
+        return self._answer.keep_alive
+
+    @keep_alive.setter
+    def keep_alive(self, wanted: bool) -> None:
+        self._answer.keep_alive = wanted
+
+    @property
+    def phase(self) -> Phase:
+        return self._phase
 
     # ------------------------------------------------------------------------ the client's request
 
@@ -167,7 +156,7 @@ class Exchange:
         if self._error is not None:
             self._refuse(self._error)
         elif self._expects_continue():
-            self._write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self.set()
 
     def receive(self, data: bytes) -> None:
@@ -176,7 +165,7 @@ class Exchange:
             return
         limit = self._gateway.settings.max_body_bytes
         if len(self.body) + len(data) > limit:
-            self._reject(BodyTooLarge(limit))
+            self.reject(BodyTooLarge(limit))
         else:
             self._heard = True
             self.body += data
@@ -185,6 +174,7 @@ class Exchange:
         """The client's connection is gone: whatever was done for it stops."""
         self.disconnected = True
         if self._phase is not Phase.DONE:
+            self.record.error = self.record.error or "client_left"
             self._end(served=False)
 
     def look(self, now: float) -> None:
@@ -196,18 +186,18 @@ class Exchange:
         silent_s = now - self._since
         if self._phase is Phase.READING:
             if self._begun and silent_s > settings.body_timeout_s:
-                self._reject(RequestTimeout("the request body took too long to arrive"))
+                self.reject(RequestTimeout("the request body took too long to arrive"))
             return
         if self._is_stream and self._phase is not Phase.ANSWERING and now >= self._next_beat:
             self._next_beat = now + settings.heartbeat_every_s
-            self._beat()
+            self._answer.beat(self._route.dialect.heartbeat, self._stream_headers())
         if self._phase is not Phase.WAITING and self._spec is not None:
             bound_s = self._spec.limits.response_timeout_s
             if silent_s > bound_s and not self._protocol.flow.write_paused:
                 error = EngineTimeout(self._spec.id, bound_s)
-                if self._lease is not None:
-                    self._blame(self._lease, str(error))
-                self._fail(error)
+                if self._attempt is not None:
+                    self._attempt.blame(str(error))
+                self.fail(error)
 
     def _look_at_headers(self, headers: Headers) -> list[bytes]:
         """Note what concerns the gateway; return the lines that go on to the engine."""
@@ -217,6 +207,8 @@ class Exchange:
         for name, value in headers:
             if name not in NOT_FORWARDED:
                 forwarded += (name, b": ", value, b"\r\n")
+                if name == b"content-type":
+                    self._content_type = value
             elif name == b"host":
                 host = value
             elif name == b"origin":
@@ -225,7 +217,7 @@ class Exchange:
                 self._error = BodyTooLarge(gateway.settings.max_body_bytes)
             elif name == b"x-request-id" and _is_sane_id(value):
                 self._request_id = value
-            elif name == b"authorization" or name == b"x-api-key":
+            elif name in CREDENTIALS:
                 self._credential = value
         if not self._request_id:
             self._request_id = gateway.next_request_id()
@@ -235,33 +227,43 @@ class Exchange:
     def _expects_continue(self) -> bool:
         return self._protocol.expect_100_continue and self.more_body
 
-    def _reject(self, error: ModelyardError) -> None:
+    def reject(self, error: ModelyardError) -> None:
         """Refuse a request whose body is not read to its end."""
         self._error = error
-        self.keep_alive = False
+        self._answer.keep_alive = False
         if self._begun:
             self._refuse(error)
 
     def _dispatch(self) -> None:
         """The request is complete: find its model and get in line for it."""
         try:
-            seen = openai.peek(self.body)
-            spec = self._gateway.yard.names.resolve(seen.model or "")
-            if self._route.task not in spec.tasks:
-                raise WrongTask(spec.id, sorted(spec.tasks), self._route.task)
+            spec = self._understand()
         except ModelyardError as error:
             self._refuse(error)
             return
         self._spec = spec
-        self._named = seen.model
-        if seen.stream and self._route.streams:
-            self._is_stream = self._wants_stream = True
+        self._heard = True
+        if self._asking.wants_stream:
+            self._is_stream = self.record.stream = True
             self._next_beat = self._since + self._gateway.settings.heartbeat_after_s
         self._acquire(spec)
 
+    def _understand(self) -> ModelSpec:
+        """The model that is asked. Raises ModelyardError."""
+        record = self.record
+        record.bytes_in = len(self.body)
+        asking = self._asking = Asking(self._route, self.body, self._content_type)
+        record.named = asking.seen.model or ""
+        spec = asking.model(self._gateway.yard.names)
+        record.model = spec.id
+        return spec
+
     def _acquire(self, spec: ModelSpec) -> None:
-        yard = self._gateway.yard
-        prefix = openai.prefix(self.body) if spec.replicas.max > 1 else None
+        yard, load = self._gateway.yard, self._asking.load
+        if load is not None and not load.load:
+            self._whole_answer(200, [JSON_TYPE], load.answer(time.time()), served=True)
+            return
+        prefix = openai.prefix(self._asking.body) if spec.replicas.max > 1 else None
         lease = yard.lease(spec.id, prefix)
         if lease is not None:
             self.granted(lease)
@@ -286,320 +288,236 @@ class Exchange:
     def granted(self, lease: Lease) -> None:
         """A replica is ours: send it the request."""
         self._ticket = 0
-        self._lease = lease
         self._phase = Phase.SENDING
         self._heard = True
-        if lease.upstream.failover is None:
-            self._reach(lease, lease.upstream)
-        elif not self._ask_next(lease, lease.upstream.failover):
-            self._fail(lease.upstream.failover.error((), ""))
+        record = self.record
+        record.queue_s = self._gateway.now() - self._began
+        record.load_s = lease.upstream.loading_since(self._began)
+        spawn, load = self._gateway.tasks.spawn, self._asking.load
+        self._attempt = Attempt(self, lease, spawn, is_last=self._is_retried)
+        if load is None:
+            self._attempt.begin()
+        else:  # to be ready was all that was asked
+            self._whole_answer(200, [JSON_TYPE], load.answer(time.time()), served=True)
 
     def refused(self, error: ModelyardError) -> None:
         """No replica will be ours."""
         self._ticket = 0
         self._refuse(error)
 
-    def _reach(self, lease: Lease, upstream: Upstream) -> None:
-        connection = upstream.idle_connection()
-        if connection is not None:
-            self._send(connection)
-        else:
-            self._gateway.tasks.spawn(self._connect(lease, upstream), "connect to an engine")
+    def unseen(self) -> None:
+        """The replica never saw the request: another one may be asked, once."""
+        self._is_retried = True
+        self._attempt = None
+        if self._spec is not None:
+            self._acquire(self._spec)
 
-    async def _connect(self, lease: Lease, upstream: Upstream) -> None:
-        try:
-            connection = await upstream.connect()
-        except OSError as error:
-            if lease.upstream.failover is None:
-                await self._unreachable(lease, error)
-            elif self._phase is Phase.SENDING:
-                self._failed_there(lease, lease.upstream.failover, remotes.words_of(error))
-            return
-        if self._phase is Phase.SENDING and self._lease is lease:
-            self._send(connection)
-        else:
-            connection.close()
+    def request_to(self, upstream: Upstream) -> bytes:
+        """The request as this upstream wants it. Raises ModelyardError."""
+        lines = self._forwarded
+        if self._attempt is not None and self._attempt.is_remote:
+            lines = remotes.fit_to_leave(lines)
+        return self._asking.head_and_body(upstream, lines, self._request_id)
 
-    def _ask_next(self, lease: Lease, failover: Failover) -> bool:
-        """Send the request to an upstream that has not had it; whether there is one."""
-        upstream = failover.next(self._tried)
-        if upstream is None:
-            return False
-        self._tried = (*self._tried, upstream)
-        self._reach(lease, upstream)
-        return True
-
-    def _failed_there(self, lease: Lease, failover: Failover, why: str) -> None:
-        """The upstream asked last gave no answer: ask another one, or give up."""
-        failover.failed(self._tried[-1], why)
-        if not (self._starts_over() and self._ask_next(lease, failover)):
-            self._fail(failover.error(self._tried, why))
-
-    def _starts_over(self) -> bool:
+    def starts_over(self) -> bool:
         """Forget an answer of which nothing has reached the client; False if something has."""
-        if self._last_part and self._kept is None:
+        if self._answer.has_body:
             return False
         self._phase = Phase.SENDING
-        self._connection = None
-        self._kept = None
-        self._last_part = self._error_body = b""
-        self._error_status = 0
-        if not self._head_sent:
-            self._head = b""
-            self._chunked = False
-            self._is_stream = self._wants_stream
+        self._answer.forget()
+        self._kept = self._tap = None
+        self._is_stream = self.record.stream
+        self._asking.translate()
         self._heard = True
         return True
 
-    def _blame(self, lease: Lease, why: str) -> None:
-        """Whoever has been asked has broken down."""
-        failover = lease.upstream.failover
-        if failover is None:
-            lease.upstream.broken()
-        elif self._tried:
-            failover.failed(self._tried[-1], why)
-
-    async def _unreachable(self, lease: Lease, error: OSError) -> None:
-        """The engine took no connection, so it never saw the request: try once more."""
-        if self._phase is not Phase.SENDING or self._spec is None:
-            return
-        if self._retried:
-            self._fail(EngineDied(self._spec.id, str(error) or type(error).__name__))
-            return
-        self._retried = True
-        lease.close(served=False)
-        try:
-            async with asyncio.timeout(GONE_WAIT_S):
-                await lease.upstream.gone.wait()
-        except TimeoutError:
-            pass  # it lives and may take connections again
-        if self._phase is Phase.SENDING:
-            self._acquire(self._spec)
-
-    def _send(self, connection: Connection) -> None:
-        self._connection = connection
-        first = self._route.engine_request
-        body: bytes | bytearray = self.body
-        if connection.upstream.dialect is not None:
-            first, body = self._translated(connection.upstream.dialect)
-        is_remote = bool(self._tried)
-        request: list[bytes | bytearray] = [
-            first,
-            connection.upstream.own_headers,
-            *(remotes.fit_to_leave(self._forwarded) if is_remote else self._forwarded),
-            b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (self._request_id, len(body)),
-            body,
-        ]
-        connection.send(self, b"".join(request))
-
-    def _translated(self, dialect: Dialect) -> tuple[bytes, bytes]:
-        """The request as this engine wants it; its answer will be as the client wants it."""
-        task = self._route.task
-        self._rewrite = dialect.answers.get(task)
-        path = dialect.paths.get(task)
-        first = self._route.engine_request if path is None else request_line(path.encode())
-        return first, dialect.request(task, bytes(self.body), self._named)
-
     def hold_engine(self) -> None:
-        if self._connection is not None and self._phase is Phase.ANSWERING:
-            self._connection.pause_reading()
+        if self._attempt is not None:
+            self._attempt.hold()
 
     def resume_engine(self) -> None:
-        if self._connection is not None and self._phase is Phase.ANSWERING:
-            self._connection.resume_reading()
+        if self._attempt is not None:
+            self._attempt.resume()
             self._heard = True
 
     # -------------------------------------------------------------------------- the engine's answer
 
-    def answer_begins(self, status: int, headers: Headers, length: int | None) -> None:
+    def engine_answers(self, status: int, headers: Headers, length: int | None) -> None:
+        """The head of a proper answer."""
         self._phase = Phase.ANSWERING
+        self._heard = True
         if self._protocol.flow.write_paused:
             self.hold_engine()
-        if status >= 300:
-            self._answer_refuses(status, headers)
-        elif not self._head_sent:
-            returned = [header for header in headers if header[0] not in NOT_RETURNED]
-            if self._rewrite is not None:
-                self._kept = status, returned
+        headers = returned(headers)
+        self._is_stream = any(n == b"content-type" and EVENT_STREAM in v for n, v in headers)
+        if self._is_stream:
+            translated = self._asking.reply is not None
+            hides = not translated and not self._asking.seen.wants_usage
+            self._tap = StreamTap(self.record, hides=hides)
+            if translated or hides:
+                length = None
+            if translated:
+                headers = [*_but_content(headers), *self._stream_headers()]
+        else:
+            self._tap = WholeTap(self.record)
+            if self._asking.rewrites:
+                self._kept = status, headers
+                self._parts = []
                 return
-            self._is_stream = any(n == b"content-type" and EVENT_STREAM in v for n, v in returned)
-            self._head = self._head_of(status, returned, length)
-
-    def _answer_refuses(self, status: int, headers: Headers) -> None:
-        """The answer is a redirect or an error: ask somebody else, or pass it on in our words."""
-        assert self._lease is not None, "asked with a lease"
-        assert self._spec is not None, "asked for a model"
-        if status < 400:
-            self._fail(UpstreamRedirects(self._spec.id, status, remotes.place_in(headers)))
-            return
-        failover = self._lease.upstream.failover
-        if failover is not None:
-            asked = self._tried[-1]
-            if status in remotes.REFUSED:
-                self._fail(UpstreamRefusesKey(self._spec.id, failover.name_of(asked), status))
-                return
-            if failover.is_asked_elsewhere(asked, status, headers):
-                connection = self._connection
-                self._starts_over()  # nothing of an answer whose head has just come is sent
-                if self._ask_next(self._lease, failover):
-                    if connection is not None:
-                        connection.abort()
-                    return
-                self._phase, self._connection = Phase.ANSWERING, connection
-        self._error_status = status
-        self._retry_after = [header for header in headers if header[0] == b"retry-after"]
+        self._answer.begin(status, headers, length)
 
     def answer_continues(self, body: bytes, complete: bool) -> None:
+        """The next part of a proper answer."""
         self._heard = True
-        if self._error_status:
-            self._engine_error(body, complete)
-            return
+        record = self.record
+        if record.first_s is None and body:
+            record.first_s = self._gateway.now() - self._began
+        if self._tap is not None:
+            body = self._tap.feed(body)
         if self._kept is not None:
             self._keep(body, complete)
             return
-        if body:
-            self._last_part = body
-            if self._chunked:
-                body = b"%x\r\n%b\r\n" % (len(body), body)
-        if complete and self._chunked:
-            body += b"0\r\n\r\n"
-        if self._head:
-            self._head_sent = True
-            body = self._head + body
-            self._head = b""
-        self._write(body)
+        if self._is_stream:
+            try:
+                body = self._shown(body, complete)
+            except UnreadableAnswer as error:
+                self.fail(BadEngineAnswer(record.model, str(error)))
+                return
+        if body or complete:
+            self._answer.part(body, complete)
         if complete:
             self._end(served=True)
+
+    def _shown(self, data: bytes, complete: bool) -> bytes:
+        """What the client gets of a stream."""
+        reply = self._asking.reply
+        if reply is not None:
+            data = reply.part(data)
+            return data + reply.end() if complete else data
+        return data + self._tap.end() if complete and isinstance(self._tap, StreamTap) else data
 
     def _keep(self, body: bytes, complete: bool) -> None:
         """Collect an answer that is rewritten as a whole, and send it when it is complete."""
         assert self._kept is not None, "kept from its beginning"
-        assert self._rewrite is not None, "kept to be rewritten"
-        assert self._spec is not None, "answered for a model"
-        self._last_part += body
-        if len(self._last_part) > MAX_REWRITTEN:
-            self._fail(BadEngineAnswer(self._spec.id, f"it is larger than {MAX_REWRITTEN} bytes"))
+        self._parts.append(body)
+        if sum(map(len, self._parts)) > MAX_REWRITTEN:
+            self.fail(BadEngineAnswer(self.record.model, f"it exceeds {MAX_REWRITTEN} bytes"))
         elif complete:
             status, headers = self._kept
-            whole = self._rewrite(self._last_part, bytes(self.body))
+            try:
+                whole = self._asking.rewritten(b"".join(self._parts))
+            except UnreadableAnswer as error:
+                self.fail(BadEngineAnswer(self.record.model, str(error)))
+                return
+            if self._asking.reply is not None:
+                headers = [*_but_content(headers), JSON_TYPE]
             self._whole_answer(status, headers, whole, served=True)
 
     def answer_fails(self, error: ModelyardError) -> None:
-        connection, self._connection = self._connection, None
-        lease = self._lease
-        if lease is None or lease.upstream.failover is None or connection is None:
-            self._fail(error)
-        elif self._last_part and self._kept is None:  # too late for another upstream
-            self._blame(lease, str(error))
-            self._fail(error)
-        elif connection.is_used and self._phase is Phase.SENDING:
-            # It was pooled, and closed before it had the request: its upstream did nothing wrong.
-            self._gateway.tasks.spawn(
-                self._connect(lease, connection.upstream), "connect to an engine"
-            )
-        else:
-            self._failed_there(lease, lease.upstream.failover, str(error))
+        """The connection broke in the middle of an answer."""
+        if self._attempt is not None:
+            self._attempt.answer_fails(error)
 
-    def _engine_error(self, body: bytes, complete: bool) -> None:
-        if len(self._error_body) < MAX_ENGINE_ERROR:
-            self._error_body += body
-        if not complete:
-            return
-        status = self._error_status
-        shaped = openai.engine_error(status, self._error_body)
-        if self._head_sent:
-            self._finish_stream(b"data: " + shaped + b"\n\n", served=True)
+    def engine_refuses(self, status: int, headers: Headers, body: bytes) -> None:
+        """The engine's own error, whole."""
+        problem = openai.engine_problem(status, body, self._request_id.decode())
+        self.record.error = "engine_error"
+        if self._answer.is_begun:
+            self._break_off(problem, served=True)
         else:
-            self._whole_answer(status, [JSON_TYPE, *self._retry_after], shaped, served=True)
+            later = [header for header in headers if header[0] == b"retry-after"]
+            shaped = self._route.dialect.error(problem)
+            self._whole_answer(status, [JSON_TYPE, *later], shaped, served=True)
 
     # -------------------------------------------------------------------------------------- endings
 
-    def _fail(self, error: ModelyardError) -> None:
+    def fail(self, error: ModelyardError) -> None:
         """The engine or the request broke down: say so as well as it can still be said."""
         if self._phase is Phase.DONE:
             return
-        if not self._head_sent:
+        self.record.error = error.code
+        if not self._answer.is_begun:
             self._refuse(error)
         elif self._is_stream:
-            self._finish_stream(openai.error_event(error), served=False)
+            self._break_off(problem_of(error, self._request_id.decode()), served=False)
         else:
-            self.keep_alive = False
+            self._answer.keep_alive = False
             self._end(served=False)
 
     def _refuse(self, error: ModelyardError) -> None:
         """Answer with an error that is ours."""
         if self._phase is Phase.DONE:
             return
-        if self._head_sent:
-            self._finish_stream(openai.error_event(error), served=False)
+        self.record.error = error.code
+        problem = problem_of(error, self._request_id.decode())
+        if self._answer.is_begun:
+            self._break_off(problem, served=False)
         else:
-            self._whole_answer(
-                status_of(error), headers_of(error), openai_error(error), served=False
-            )
+            shaped = self._route.dialect.error(problem)
+            self._whole_answer(status_of(error), headers_of(error), shaped, served=False)
 
     def _whole_answer(self, status: int, headers: Headers, body: bytes, *, served: bool) -> None:
         if self.more_body:  # what is left of the request is not read
-            self.keep_alive = False
-        self._write(self._head_of(status, headers, len(body)) + body)
+            self._answer.keep_alive = False
+        self._answer.whole(status, headers, body)
         self._end(served=served)
 
-    def _finish_stream(self, event: bytes, *, served: bool) -> None:
-        if self._last_part and not self._last_part.endswith(b"\n\n"):
-            event = b"\n\n" + event
-        if self._chunked:
-            event = b"%x\r\n%b\r\n0\r\n\r\n" % (len(event), event)
-        self._write(event)
+    def _break_off(self, problem: Problem, *, served: bool) -> None:
+        """End a stream that has begun with an error."""
+        reply = self._asking.reply
+        if reply is None:
+            self._answer.last_event(openai_dialect.error_event(problem))
+        else:
+            self._answer.part(reply.failed(problem), True)
         self._end(served=served)
 
-    def _beat(self) -> None:
-        """Keep a waiting client's stream alive; the first beat sends the head."""
-        beat = HEARTBEAT
-        head = b"" if self._head_sent else self._head_of(200, STREAM_HEADERS, None)
-        if self._chunked:
-            beat = b"%x\r\n%b\r\n" % (len(beat), beat)
-        self._head_sent = True
-        self._write(head + beat)
+    def _stream_headers(self) -> Headers:
+        kind = self._route.dialect.stream_type
+        return [(b"content-type", kind), (b"cache-control", b"no-cache")]
 
-    def _head_of(self, status: int, headers: Headers, length: int | None) -> bytes:
-        """The head of an answer, and with it how its body is framed."""
-        if length is not None:
-            framing = b"content-length: %d\r\n" % length
-        elif self._may_chunk:
-            self._chunked = True
-            framing = b"transfer-encoding: chunked\r\n"
-        else:  # HTTP/1.0: the body ends with the connection
-            self.keep_alive = False
-            framing = b""
-        out = [STATUS_LINE[status]]
-        for name, value in self._protocol.server_state.default_headers:
-            out += (name, b": ", value, b"\r\n")
-        for name, value in headers:
-            out += (name, b": ", value, b"\r\n")
-        ending = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
-        out += (b"x-request-id: ", self._request_id, b"\r\n", framing, ending)
-        return b"".join(out)
+    def _common_lines(self) -> list[bytes]:
+        """Header lines that every answer has."""
+        name = self._route.dialect.request_id_header
+        return [*self._protocol.own_lines(), name, b": ", self._request_id, b"\r\n"]
 
     def _end(self, *, served: bool) -> None:
         """The exchange is over: give everything back, let the connection's next request begin."""
-        self._phase = Phase.DONE
+        before, self._phase = self._phase, Phase.DONE
         if self._ticket and self._spec is not None:
             self._gateway.yard.leave(self._spec.id, self._ticket)
-        connection, self._connection = self._connection, None
-        if connection is not None and not served:
-            connection.abort()
-        if self._lease is not None:
-            self._lease.close(served=served)
+        if self._attempt is not None:
+            self._attempt.close(served=served)
+        self._account(before)
+        if self._spec is not None and self._asking.lets_go:
+            self._gateway.yard.let_go(self._spec.id)
         self._gateway.left(self)
         self.response_complete = True
         if self.disconnected:
             return
         transport = self._protocol.transport
         if self.more_body:  # closing on unread bytes would reset the connection under the answer
-            self._protocol.loop.call_later(LINGER_S, transport.close)
+            self._protocol.linger()
             return
-        if not self.keep_alive:
+        if not self._answer.keep_alive:
             transport.close()
         self._protocol.exchange_ended()
+
+    def _account(self, before: Phase) -> None:
+        """Complete the record; `before` is where the exchange was when it ended."""
+        record = self.record
+        record.total_s = self._gateway.now() - self._began
+        record.status = self._answer.status or CLIENT_LEFT
+        record.bytes_out = self._answer.bytes_out
+        cut = record.error and before >= Phase.SENDING
+        if cut and not record.prompt_tokens and not record.completion_tokens:
+            record.estimated = True
+            record.prompt_tokens = len(self.body) // BYTES_A_TOKEN
+            record.completion_tokens = record.parts
+
+
+def _but_content(headers: Headers) -> Headers:
+    """Header lines that hold for a body in another shape, too."""
+    return [each for each in headers if not each[0].startswith((b"content-", b"cache-control"))]
 
 
 def _is_sane_id(value: bytes) -> bool:

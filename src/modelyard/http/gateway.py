@@ -4,22 +4,39 @@ Laws of this file:
 - Nothing on the way of a request awaits, except opening a new connection to an engine. No disk, no
   lock, no logging.
 - What is not a POST to an inference route is uvicorn's business and the ASGI application's.
+- Every request, for whomever, obeys `head.py`, `server.max_body` and the time-outs; the answer to
+  one that does not comes in its turn and is the last of its connection.
+- A connection always has a moment by which something must have happened on it (`deadline`).
 """
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
-from typing import Any
+from typing import Any, cast
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+import httptools
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 from modelyard.config import Server
+from modelyard.core.errors import (
+    BodyTooLarge,
+    InvalidRequest,
+    ModelyardError,
+    RequestTimeout,
+)
+from modelyard.http import head
 from modelyard.http.exchange import Exchange
+from modelyard.http.head import CHECKED, Head, Headers, WrongHead
 from modelyard.http.origin import Door
+from modelyard.http.record import Records
 from modelyard.http.routes import INFERENCE
+from modelyard.http.turns import LINGER_S, Refusal, Turn
 from modelyard.runtime.loop import Loop
 from modelyard.runtime.tasks import Tasks
+
+log = logging.getLogger("modelyard.http")
 
 SWEEP_S = 0.25
 """How often time-outs and heartbeats of all exchanges are looked at."""
@@ -35,9 +52,12 @@ class Gateway:
         self.tasks = Tasks()
         self.answered = 0
         self.active: set[Exchange] = set()
+        self.records = Records()
         self.connections: set[GatewayProtocol] = set()
         self._loop = asyncio.get_running_loop()
         self.now = self._loop.time
+        self.clock = self.now()
+        """The time of the last sweep, for what need not be exact."""
         self._sweep: asyncio.TimerHandle | None = None
         self._id_prefix = b"req-%b-" % os.urandom(6).hex().encode()
         self._ids = 0
@@ -53,11 +73,13 @@ class Gateway:
     def connected(self, protocol: GatewayProtocol) -> None:
         self.connections.add(protocol)
         if self._sweep is None:
+            self.clock = self.now()
             self._sweep = self._loop.call_later(SWEEP_S, self._look_at_all)
 
     def left(self, exchange: Exchange) -> None:
         self.active.discard(exchange)
         self.answered += 1
+        self.records.add(exchange.record)
 
     async def close(self) -> None:
         if self._sweep is not None:
@@ -70,10 +92,10 @@ class Gateway:
         now = self.now()
         for exchange in tuple(self.active):
             exchange.look(now)
-        idle_since = now - self.settings.keep_alive_s
+        self.clock = now
         for protocol in tuple(self.connections):
-            if protocol.idle_since is not None and protocol.idle_since < idle_since:
-                protocol.transport.close()
+            if protocol.deadline < now:
+                protocol.is_late()
         if self.connections:
             self._sweep = self._loop.call_later(SWEEP_S, self._look_at_all)
 
@@ -83,80 +105,270 @@ class GatewayProtocol(HttpToolsProtocol):
 
     gateway: Gateway
     cycle: Any
-    """The newest request read: an Exchange, or uvicorn's own cycle."""
-    serving: Exchange | None = None
-    """The exchange whose answer is being written; an older one than `cycle` when a client
-    pipelines."""
+    """The newest request read: a Turn, or uvicorn's own cycle."""
+    serving: Turn | None = None
+    """Whose answer is being written; an older one than `cycle` when a client pipelines."""
 
-    idle_since: float | None = None
-    """Since when the connection waits for a further request, after an exchange."""
+    path = ""
+    """Path of the newest inference request, without its query."""
+    deadline = 0.0
+    """When the sweep asks what became of this connection (`is_late`)."""
+
+    _head: Head | None = None
+    """While a head is being read."""
+    _in_head = False
+    """A request has begun, and its head is not complete."""
+    _is_unread = False
+    """The head of `cycle` has been read, and its body has not, to the end."""
+    _is_deaf = False
+    """Nothing that still comes is read."""
+    _arrived = 0
+    """Bytes of the message being read, body included, but for those that came with its first."""
+    _chunk = 0
+    """Bytes that are being parsed."""
+    _body = 0
+    """Bytes of the body that were read."""
+    _unsent = 0
+    """Bytes that waited for the client at the last look."""
+    _drains = 0
+    """How often the client has caught up."""
+    _drains_seen = 0
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
         self.gateway.connected(self)
+        self.deadline = self.gateway.clock + self.gateway.settings.keep_alive_s
 
-    def on_message_begin(self) -> None:
-        self.idle_since = None
-        self.url = b""
-        self.expect_100_continue = False
-        self.headers = []
+    # -------------------------------------------------------------------------- what a client sends
 
-    def on_headers_complete(self) -> None:
-        route = INFERENCE.get(self.url.partition(b"?")[0])
-        if route is None or self.parser.get_method() != b"POST":
-            self._leave_to_asgi()
+    def data_received(self, data: bytes) -> None:
+        if self._is_deaf:
             return
-        before = self.cycle
-        version = self.parser.get_http_version()
-        keep_alive = version != "1.0" and self.parser.should_keep_alive()
-        self.cycle = Exchange(self, self.gateway, route, self.headers, version, keep_alive)
+        self._chunk = len(data)
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            self._is_deaf = True  # its answer is the last one: what comes is no HTTP to us
+        except httptools.HttpParserError as error:
+            self._not_understood(error)
+        else:
+            self._arrived += self._chunk
+            if self._arrived > head.MAX_HEAD_BYTES + head.WORST_FRAMING * self._body:
+                self._too_much()
+
+    def _not_understood(self, error: httptools.HttpParserError) -> None:
+        """The parser gave up, or one of our own callbacks refused the request."""
+        if self._is_deaf:
+            return
+        cause = error.__context__
+        if isinstance(error, httptools.HttpParserCallbackError) and cause is not None:
+            if isinstance(cause, ModelyardError):
+                self._refuse(cause)
+                return
+            log.error("a request broke the gateway", exc_info=cause)
+            self._refuse(ModelyardError("the server failed on this request"))
+            return
+        self._refuse(InvalidRequest(f"this is not HTTP as RFC 9112 has it: {error}"))
+
+    def _too_much(self) -> None:
+        """More came than a body explains; all but the framing of small chunks is refused."""
+        if self._in_head:
+            self._refuse(head.too_large(f"it has more than {head.MAX_HEAD_BYTES} bytes"))
+        elif self._is_unread:
+            self._refuse(InvalidRequest("the body is framed at too great a length"))
+
+    def _refuse(self, error: ModelyardError) -> None:
+        """Answer the request that is being read with an error, in its turn, and read no further."""
+        self._is_deaf = True
+        cycle = self.cycle
+        if not self._is_unread:
+            self._take_turn(Refusal(self, error))
+        elif not self._is_asgi(cycle):
+            cycle.reject(error)
+        elif self.pipeline and self.pipeline[0][0] is cycle:
+            self.pipeline[0] = (cast(Any, Refusal(self, error)), self.app)
+        else:  # the application is answering it
+            cycle.disconnected = True
+            cycle.message_event.set()
+            if cycle.response_started:
+                self.transport.close()
+            else:
+                cycle.response_complete = True
+                self._take_turn(Refusal(self, error))
+
+    def _take_turn(self, turn: Turn) -> None:
+        """Begin to answer, or wait until earlier requests have been answered."""
+        before, self.cycle = self.cycle, turn
         if before is None or before.response_complete:
             self._start_asgi_task(self.cycle, self.app)
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((self.cycle, self.app))
 
+    # ---------------------------------------------------------------------------- the parser's news
+
+    def on_message_begin(self) -> None:
+        before = self.cycle
+        if before is not None and not before.keep_alive:
+            self._is_deaf = True
+            raise InvalidRequest("the connection's last request has been read")
+        self.url = b""
+        self.headers = []
+        self.expect_100_continue = False
+        self._head = Head()
+        self._in_head = True
+        self._arrived = self._body = 0
+        self.deadline = self.gateway.clock + self.gateway.settings.header_timeout_s
+
+    def on_url(self, url: bytes) -> None:
+        self.url += url
+        if len(self.url) > head.MAX_TARGET_BYTES:
+            raise WrongHead(
+                "request_target_too_long",
+                f"the target of the request is longer than {head.MAX_TARGET_BYTES} bytes",
+            )
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if not self._in_head:  # a trailer: nobody here wants one
+            return
+        name = name.lower()
+        if name in CHECKED:
+            self._seen.check(name, value)
+        self.headers.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        self._in_head = False
+        version = self.parser.get_http_version()
+        self._seen.complete(version, self.headers)
+        if self._arrived + self._chunk > head.MAX_HEAD_BYTES:
+            head.check_size(self.url, self.headers)
+        method = self.parser.get_method()
+        if not self.url.startswith(b"/"):
+            self.url = head.origin_form(method, self.url, self.headers)
+        self.expect_100_continue = self._seen.expects_continue and version != "1.0"
+        self.deadline = self.gateway.clock + self.gateway.settings.send_timeout_s
+        path = self.url.partition(b"?")[0]
+        route = INFERENCE.get(path)
+        if route is None or method != b"POST":
+            self._leave_to_asgi(method, path)
+            return
+        self.path = path.decode("ascii")
+        parser = self.parser
+        keep_alive = version != "1.0" and parser.should_keep_alive() and not parser.should_upgrade()
+        self._is_unread = True
+        self._take_turn(Exchange(self, self.gateway, route, self.headers, version, keep_alive))
+
     def on_body(self, body: bytes) -> None:
-        if isinstance(self.cycle, Exchange):
-            self.cycle.receive(body)
-        else:
-            super().on_body(body)
+        self._body += len(body)
+        cycle = self.cycle
+        if not self._is_asgi(cycle):
+            cycle.receive(body)
+            return
+        if self._body > self.gateway.settings.max_body_bytes:
+            raise BodyTooLarge(self.gateway.settings.max_body_bytes)
+        self.deadline = self.gateway.clock + self.gateway.settings.body_timeout_s
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
-        if isinstance(self.cycle, Exchange):
+        self._is_unread = False
+        self.deadline = self.gateway.clock + self.gateway.settings.send_timeout_s
+        if self._is_asgi(self.cycle):
+            super().on_message_complete()
+        else:
             self.cycle.more_body = False
             self.cycle.set()
-        else:
-            super().on_message_complete()
+
+    def _leave_to_asgi(self, method: bytes, path: bytes) -> None:
+        if method in (b"CONNECT", b"TRACE"):
+            raise WrongHead("method_not_allowed", f"{method.decode()} is not done here")
+        if method == b"POST":
+            near = head.meant(path, INFERENCE)
+            if near:
+                raise WrongHead(
+                    "not_found",
+                    f"there is no route POST {path.decode('latin-1')[:200]}",
+                    hint=f"did you mean {near}?",
+                )
+        if (self._seen.length or 0) > self.gateway.settings.max_body_bytes:
+            raise BodyTooLarge(self.gateway.settings.max_body_bytes)
+        url, headers, expects = self.url, self.headers, self.expect_100_continue
+        super().on_message_begin()
+        self.url, self.headers, self.expect_100_continue = url, headers, expects
+        self.scope["headers"] = headers
+        self._is_unread = True
+        super().on_headers_complete()
+        self.deadline = self.gateway.clock + self.gateway.settings.body_timeout_s
+        if self.parser.should_upgrade():
+            self.cycle.keep_alive = False
+
+    @property
+    def _seen(self) -> Head:
+        assert self._head is not None, "a message has begun"
+        return self._head
+
+    def _is_asgi(self, cycle: Any) -> bool:
+        return isinstance(cycle, RequestResponseCycle)
+
+    # -------------------------------------------------------------------------- whose turn it is
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        if isinstance(cycle, Exchange):
+        if self._is_asgi(cycle):
+            self.serving = None
+            super()._start_asgi_task(cycle, app)
+        else:
             self.serving = cycle
             cycle.begin()
-        else:
-            super()._start_asgi_task(cycle, app)
+
+    def own_lines(self) -> list[bytes]:
+        """Header lines of the server itself, in parts."""
+        return [
+            part
+            for name, value in self.server_state.default_headers
+            for part in (name, b": ", value, b"\r\n")
+        ]
 
     def exchange_ended(self) -> None:
         """What uvicorn does when a response is complete, without setting a timer for each."""
         self.serving = None
         self.server_state.total_requests += 1
+        settings = self.gateway.settings
+        self.deadline = self.gateway.clock + settings.send_timeout_s
         if self.transport.is_closing():
             return
         self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
-        else:
-            self.idle_since = self.gateway.now()
+        elif not self._in_head:
+            self.deadline = self.gateway.clock + settings.keep_alive_s
+
+    def on_response_complete(self) -> None:
+        """uvicorn's own cycles have ended."""
+        self.exchange_ended()
+
+    def common_headers(self) -> Headers:
+        """Headers of the server itself, and an id, for an answer that comes of no exchange."""
+        request_id = (b"x-request-id", self.gateway.next_request_id())
+        return [*self.server_state.default_headers, request_id]
+
+    def linger(self) -> None:
+        """The last answer is written: close once the client has had time to see it."""
+        if self.transport.can_write_eof() and not self.transport.is_closing():
+            self.transport.write_eof()
+        self.loop.call_later(LINGER_S, self.transport.close)
+        self.deadline = self.gateway.clock + self.gateway.settings.send_timeout_s
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.gateway.connections.discard(self)
+        self._is_deaf = True
         unserved = [cycle for cycle, _ in self.pipeline]
         self.pipeline.clear()
         super().connection_lost(exc)
-        for exchange in (self.serving, *unserved):
-            if isinstance(exchange, Exchange):
-                exchange.client_left()
+        for turn in (self.serving, *unserved):
+            if turn is not None and not self._is_asgi(turn):
+                turn.client_left()
+
+    # ---------------------------------------------------------------------------------- slow clients
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -165,12 +377,25 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def resume_writing(self) -> None:
         super().resume_writing()
+        self._drains += 1
         if self.serving is not None:
             self.serving.resume_engine()
 
-    def _leave_to_asgi(self) -> None:
-        url, headers, expects = self.url, self.headers, self.expect_100_continue
-        super().on_message_begin()
-        self.url, self.headers, self.expect_100_continue = url, headers, expects
-        self.scope["headers"] = headers
-        super().on_headers_complete()
+    def is_late(self) -> None:
+        """The deadline has passed: whoever is waited for in vain has had his time."""
+        gateway, cycle = self.gateway, self.cycle
+        self.deadline = gateway.clock + gateway.settings.send_timeout_s
+        unsent, closing = self.transport.get_write_buffer_size(), self.transport.is_closing()
+        if unsent or closing:
+            stuck = unsent >= self._unsent > 0 and self._drains == self._drains_seen
+            self._unsent, self._drains_seen = unsent, self._drains
+            if stuck or not unsent:
+                self.transport.abort()
+        elif self.flow.read_paused or self._is_deaf:
+            pass  # it is not the client who is waited for, or it is closing in a second
+        elif self._in_head:
+            self._refuse(RequestTimeout("the head of the request took too long to arrive"))
+        elif cycle is None or cycle.response_complete:
+            self.transport.close()
+        elif self._is_unread and self._is_asgi(cycle):
+            self._refuse(RequestTimeout("the body of the request took too long to arrive"))

@@ -1,22 +1,29 @@
-"""OpenAI's dialect on the hot path: look into a request, shape errors and events.
+"""OpenAI's dialect on the hot path: look into a request, ask for usage, shape engines' errors.
 
 Laws of this file:
-- A request body is looked into, not taken apart: two fields are decoded, the rest is skipped and
+- A request body is looked into, not taken apart: three fields are decoded, the rest is skipped and
   reaches the engine as the client wrote it.
 """
 
 from __future__ import annotations
 
 import zlib
+from typing import Final
 
 import msgspec
 
-from modelyard.core.errors import InvalidRequest, ModelyardError
-from modelyard.http.errors import openai_body, openai_error
+from modelyard.core.errors import InvalidRequest
+from modelyard.dialects.base import Problem
+from modelyard.http import forms
 
 PREFIX_BYTES = 1024
 MAX_QUOTED = 2000
 """Characters of an engine's error text that are passed on."""
+FORM_FIELDS: Final = frozenset({"model", "stream"})
+
+
+class StreamOptions(msgspec.Struct, frozen=True):
+    include_usage: bool | None = None
 
 
 class Peek(msgspec.Struct, frozen=True):
@@ -24,6 +31,12 @@ class Peek(msgspec.Struct, frozen=True):
 
     model: str | None = None
     stream: bool | None = False
+    stream_options: StreamOptions | None = None
+
+    @property
+    def wants_usage(self) -> bool:
+        """Whether the client asked for a usage event in its stream."""
+        return self.stream_options is not None and bool(self.stream_options.include_usage)
 
 
 class _EngineDetail(msgspec.Struct):
@@ -51,6 +64,7 @@ class _Prompt(msgspec.Struct, frozen=True):
 _decode_prompt = msgspec.json.Decoder(_Prompt).decode
 _decode_request = msgspec.json.Decoder(Peek).decode
 _decode_error = msgspec.json.Decoder(_EngineError).decode
+_decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def peek(body: bytes | bytearray) -> Peek:
@@ -62,12 +76,37 @@ def peek(body: bytes | bytearray) -> Peek:
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"the request body is not valid JSON: {error}") from None
     if not seen.model:
-        raise InvalidRequest(
-            "the request names no model",
-            param="model",
-            hint="put the id of a model from /v1/models into `model`",
-        )
+        raise _no_model()
     return seen
+
+
+def peek_form(body: bytes, content_type: bytes) -> Peek:
+    """The same of a form. Raises InvalidRequest."""
+    fields = forms.text_fields(body, content_type, FORM_FIELDS)
+    if not fields.get("model"):
+        raise _no_model()
+    return Peek(fields["model"], fields.get("stream", "").casefold() in ("true", "1"))
+
+
+def _no_model() -> InvalidRequest:
+    return InvalidRequest(
+        "the request names no model",
+        param="model",
+        hint="put the id of a model from /v1/models into `model`",
+    )
+
+
+def asking_for_usage(body: bytes | bytearray, seen: Peek) -> bytes:
+    """The request for a stream, so that its last event tells the usage."""
+    if body[:1] == b"{" and b'"stream_options"' not in body:
+        return b'{"stream_options":{"include_usage":true},' + body[1:]
+    fields = _decode_fields(body)
+    options: dict[str, msgspec.Raw] = {}
+    if seen.stream_options is not None:
+        options = _decode_fields(fields["stream_options"])
+    options["include_usage"] = msgspec.Raw(b"true")
+    fields["stream_options"] = msgspec.Raw(msgspec.json.encode(options))
+    return msgspec.json.encode(fields)
 
 
 def prefix(body: bytes | bytearray) -> int | None:
@@ -86,13 +125,8 @@ def prefix(body: bytes | bytearray) -> int | None:
     return None
 
 
-def error_event(error: ModelyardError) -> bytes:
-    """An error inside a stream: OpenAI's clients raise on a data event with an `error` object."""
-    return b"data: " + openai_error(error) + b"\n\n"
-
-
-def engine_error(status: int, body: bytes) -> bytes:
-    """An engine's own error answer, in OpenAI's shape whatever shape it had."""
+def engine_problem(status: int, body: bytes, request_id: str) -> Problem:
+    """An engine's own error answer, whatever shape it had."""
     message, code, param = "", None, None
     try:
         said = _decode_error(body)
@@ -104,4 +138,4 @@ def engine_error(status: int, body: bytes) -> bytes:
     except (msgspec.DecodeError, UnicodeDecodeError):
         message = body.decode("utf-8", "replace").strip()
     message = message[:MAX_QUOTED] or f"the engine answered with status {status}"
-    return openai_body(status, message, code, param)
+    return Problem(status, message, code, param, request_id)

@@ -9,7 +9,6 @@ Laws of this file:
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,10 @@ from modelyard.config.plans import Ask, PlanView
 from modelyard.core.errors import InvalidRequest
 from modelyard.core.specs import ModelSpec
 from modelyard.planner.locate import models_at
-from modelyard.planner.machine import Machine, machine_named, machine_of
+from modelyard.planner.machine import machine_named
 from modelyard.planner.plan import make_plan, view_of
 from modelyard.runtime.loop import Loop
+from modelyard.runtime.machine_here import machine_here
 
 Catalogued = Callable[[], Sequence[FoundModel]]
 """The models that the folders hold now."""
@@ -88,16 +88,6 @@ def routes(yard: Loop, catalogued: Catalogued, reserve_mib: int) -> APIRouter:
         return await planned(wanted.model, ask)
 
     return router
-
-
-def machine_here(yard: Loop) -> Machine:
-    """The devices as they were last read, with what replicas hold of them."""
-    pinned: Counter[str] = Counter()
-    for slot in yard.scheduler.models.values():
-        for replica in slot.replicas if slot.spec.pinned else ():
-            pinned.update(replica.held_mib)
-    held = {view.id: view.claimed_mib - pinned[view.id] for view in yard.view_devices()}
-    return machine_of(yard.scheduler.devices, held, pinned)
 
 
 def _found(spec: ModelSpec, found: Sequence[FoundModel]) -> tuple[FoundModel, Sequence[FoundModel]]:

@@ -15,8 +15,8 @@ from typing import Final
 
 from modelyard.config.plans import Ask
 from modelyard.core.defaults import READING_CONTEXT, WRITING_CONTEXT
-from modelyard.planner.ladder import LAST_CONTEXT, OFFLOAD_GRAIN_MIB, attempts
-from modelyard.planner.layout import Layout, Reckoning, reckon, tensor_parallel
+from modelyard.planner.ladder import LAST_CONTEXT, NOTHING_FIXED, OFFLOAD_GRAIN_MIB, attempts
+from modelyard.planner.layout import Fixed, Layout, Reckoning, reckon, tensor_parallel
 from modelyard.planner.machine import Machine
 from modelyard.planner.subject import Subject
 
@@ -33,16 +33,25 @@ class Chosen:
     step: str = ""
 
 
-def choose(subject: Subject, engine: str, machine: Machine, ask: Ask) -> Chosen:
-    """The layout for a model, this engine and this machine."""
+def choose(
+    subject: Subject,
+    engine: str,
+    machine: Machine,
+    ask: Ask,
+    *,
+    cards: int = 1,
+    fixed: Fixed = NOTHING_FIXED,
+) -> Chosen:
+    """The layout for a model, this engine and this machine, on at least `cards` of its cards."""
     tried: list[Chosen] = []
-    for start in starts(subject, engine, machine, ask):
+    for start in starts(subject, engine, machine, ask, cards=cards, fixed=fixed):
         found = Chosen(subject, reckon(subject, start, machine))
         if found.reckoning.fits:
             return _grown(found, machine, ask)
         tried.append(found)
     start = tried[-1].reckoning.layout
-    for before, step in attempts(subject, start, machine, keep_context=ask.context is not None):
+    keep = ask.context is not None
+    for before, step in attempts(subject, start, machine, keep_context=keep, fixed=fixed):
         found = Chosen(subject, reckon(subject, step.layout, machine), step.name)
         if found.reckoning.fits:
             return _grown(_refined(found, before, machine), machine, ask)
@@ -50,14 +59,32 @@ def choose(subject: Subject, engine: str, machine: Machine, ask: Ask) -> Chosen:
     return min(tried, key=lambda each: each.reckoning.missing_mib)
 
 
-def starts(subject: Subject, engine: str, machine: Machine, ask: Ask) -> Iterator[Layout]:
-    """The whole model without any sacrifice: on one card, on two, … or on the host."""
+def starts(
+    subject: Subject,
+    engine: str,
+    machine: Machine,
+    ask: Ask,
+    *,
+    cards: int = 1,
+    fixed: Fixed = NOTHING_FIXED,
+) -> Iterator[Layout]:
+    """The whole model without any sacrifice: on `cards` cards, on one more, … or on the host."""
     context = wanted_context(subject, ask)
     sequences = ask.concurrency or 1
-    counts = range(1, len(machine.gpus) + 1) if machine.gpus else (0,)
+    most = len(machine.gpus)
+    counts = range(min(cards, most), most + 1) if machine.gpus else (0,)
     for gpus in counts:
         cut = tensor_parallel(subject, engine, gpus)
-        yield Layout(engine, gpus, context, sequences, tensor_parallel=cut)
+        yield Layout(
+            engine,
+            gpus,
+            context,
+            sequences,
+            kv=fixed.kv or "",
+            batch=fixed.batch or 0,
+            eager=fixed.eager or False,
+            tensor_parallel=cut,
+        )
 
 
 def wanted_context(subject: Subject, ask: Ask) -> int:

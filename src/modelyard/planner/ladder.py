@@ -6,7 +6,8 @@ Laws of this file:
 - A plan first gives up what is missed least, and only then moves weights to the host; who has to
   move weights need give up nothing else, so these steps begin at the top again. After a start that
   ran out of memory each step is on top of those before.
-- What a person asked for is kept: a context that was asked for is not shortened.
+- What a person asked for is kept: a context that was asked for is not shortened, and no step
+  changes what is `Fixed`.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import Final, TypeAlias
 
 from modelyard.catalog.choice import LLAMACPP, VLLM
-from modelyard.planner.layout import Layout, default_batch
+from modelyard.planner.layout import Fixed, Layout, default_batch
 from modelyard.planner.machine import Machine
 from modelyard.planner.subject import Subject
 
@@ -44,22 +45,47 @@ Rung: TypeAlias = Callable[[Subject, Layout, Machine, bool], Iterator[Step]]
 """Steps of one kind, from a layout on; the last argument keeps the context."""
 
 
+NOTHING_FIXED: Final = Fixed()
+
+
 def ladder(
-    subject: Subject, start: Layout, machine: Machine, *, keep_context: bool = False
+    subject: Subject,
+    start: Layout,
+    machine: Machine,
+    *,
+    keep_context: bool = False,
+    fixed: Fixed = NOTHING_FIXED,
 ) -> Iterator[Step]:
     """The steps below `start`, each on top of those before it."""
-    yield from _down((*_SMALL, _offloads, _last_contexts), subject, start, machine, keep_context)
+    rungs = _allowed((*_SMALL, _offloads, _last_contexts), fixed)
+    yield from _down(rungs, subject, start, machine, keep_context)
 
 
 def attempts(
-    subject: Subject, start: Layout, machine: Machine, *, keep_context: bool = False
+    subject: Subject,
+    start: Layout,
+    machine: Machine,
+    *,
+    keep_context: bool = False,
+    fixed: Fixed = NOTHING_FIXED,
 ) -> Iterator[tuple[Layout, Step]]:
     """The steps in the order in which a plan tries them, each with the layout before it."""
     for rungs in (_SMALL, (_offloads,), (*_SMALL, _offloads, _last_contexts)):
         before = start
-        for step in _down(rungs, subject, start, machine, keep_context):
+        for step in _down(_allowed(rungs, fixed), subject, start, machine, keep_context):
             yield before, step
             before = step.layout
+
+
+def _allowed(rungs: tuple[Rung, ...], fixed: Fixed) -> tuple[Rung, ...]:
+    """Those that change nothing a person has decided."""
+    decided: dict[Rung, bool] = {
+        _caches: fixed.kv is not None,
+        _batches: fixed.batch is not None,
+        _eager: fixed.eager is not None,
+        _offloads: fixed.places,
+    }
+    return tuple(rung for rung in rungs if not decided.get(rung))
 
 
 def _down(

@@ -66,6 +66,18 @@ class Layout:
 
 
 @dataclass(frozen=True, slots=True)
+class Fixed:
+    """What a person has decided, so that a plan keeps it; None leaves it to the plan."""
+
+    kv: str | None = None
+    """Number format of the cache, by the engine's name."""
+    batch: int | None = None
+    eager: bool | None = None
+    places: bool = False
+    """Which layers, experts or weights lie on the host is decided."""
+
+
+@dataclass(frozen=True, slots=True)
 class Load:
     """What a layout takes on one device."""
 

@@ -21,8 +21,8 @@ from modelyard.core.specs import HOST_DEVICE
 from modelyard.planner.advice import gib, notes_of, sacrifice, settings_of
 from modelyard.planner.alternatives import alternatives_of
 from modelyard.planner.choose import Chosen, choose, longest_context
-from modelyard.planner.ladder import Step, ladder
-from modelyard.planner.layout import Load, reckon
+from modelyard.planner.ladder import NOTHING_FIXED, Step, ladder
+from modelyard.planner.layout import Fixed, Load, reckon
 from modelyard.planner.machine import Machine
 from modelyard.planner.speed import speed_of
 from modelyard.planner.subject import Subject, subject_of, variants_of
@@ -45,6 +45,7 @@ class Plan:
     engines: tuple[str, ...]
     """Other engines that could run it, the plan's own included."""
     variants: tuple[FoundModel, ...]
+    fixed: Fixed = NOTHING_FIXED
 
     @property
     def fits(self) -> bool:
@@ -73,12 +74,15 @@ def make_plan(
     beside: Sequence[FoundModel] = (),
     engines: Collection[str] = ENGINES,
     any_variant: bool = False,
+    cards: int = 1,
+    fixed: Fixed = NOTHING_FIXED,
 ) -> Plan:
     """The plan for a model that the catalog found.
 
     `beside` are the other models there, among which quantisations of the same one are
     alternatives; with `any_variant` the largest of them all that fits whole on cards is taken.
-    `engines` are those that can be started. Raises InvalidRequest for a wish that has no sense,
+    `engines` are those that can be started; at least `cards` cards are used of those there are,
+    and what is `fixed` is kept. Raises InvalidRequest for a wish that has no sense,
     BadModelFile where the model's header contradicts itself.
     """
     _check(ask)
@@ -87,8 +91,8 @@ def make_plan(
     variants = variants_of(found, beside)
     if any_variant and variants:
         found, variants = _best(found, variants, engine, machine, ask)
-    chosen = choose(subject_of(found), engine, machine, ask)
-    return Plan(chosen, machine, ask, reason, tuple(possible), tuple(variants))
+    chosen = choose(subject_of(found), engine, machine, ask, cards=cards, fixed=fixed)
+    return Plan(chosen, machine, ask, reason, tuple(possible), tuple(variants), fixed)
 
 
 def fallbacks(plan: Plan) -> list[Step]:
@@ -97,9 +101,8 @@ def fallbacks(plan: Plan) -> list[Step]:
     Each step is on top of those before it; `step.layout` has them all.
     """
     layout = plan.chosen.reckoning.layout
-    steps = ladder(
-        plan.chosen.subject, layout, plan.machine, keep_context=plan.ask.context is not None
-    )
+    keep = plan.ask.context is not None
+    steps = ladder(plan.chosen.subject, layout, plan.machine, keep_context=keep, fixed=plan.fixed)
     return list(itertools.islice(steps, _MOST_FALLBACKS))
 
 

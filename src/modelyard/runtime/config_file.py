@@ -24,7 +24,9 @@ from modelyard.engines.assigning import options_for
 Read = Callable[[Path | None, bytes | None], Config]
 """The configuration in the file at this path, or in these bytes if they stand for the file's."""
 
-LIVE = frozenset({"models", "models_dirs", "limits", "path", "written", "assigned", "notes"})
+LIVE = frozenset(
+    {"models", "remotes", "models_dirs", "limits", "path", "written", "assigned", "notes"}
+)
 """Fields of a `Config` that a running server takes over."""
 
 

@@ -97,7 +97,7 @@ class EngineRun:
         self.upstream = Upstream(start.spec.id, start.run, endpoint, self._suspect)
         self.vitals = Vitals(self._suspect)
         self.upstream.answered = self.vitals.answered
-        self.upstream.dialect = engine.dialect(start.spec)
+        self.upstream.quirks = engine.quirks(start.spec)
         self._memory = memory
         self._on_news = on_news
         self._on_suspicion = on_suspicion
@@ -116,6 +116,8 @@ class EngineRun:
         self._hastened = asyncio.Event()
         self._drain_until: float | None = None
         self._grace_s = start.spec.limits.stop_grace_s
+        self.failure: Failure | None = None
+        """Why the run ended, once it has ended by itself."""
 
     @property
     def pid(self) -> int | None:
@@ -163,7 +165,7 @@ class EngineRun:
             return EngineExited(self.run, str(error), permanent=True)
         process = self._process
         try:
-            failure = await self._until_end(process)
+            failure = self.failure = await self._until_end(process)
         finally:
             before = self._memory.strangers()
             self.upstream.close()
@@ -199,6 +201,7 @@ class EngineRun:
             if refused is not None:
                 return await self._refused(refused, exited, process)
             self.progress = None
+            self.upstream.is_loaded()
             self._on_news(self, EngineReady(self.run))
             hung = asyncio.ensure_future(self._until_hung(path))
             obeying = asyncio.ensure_future(self._obey())
@@ -321,9 +324,11 @@ class EngineRun:
         return EngineAsleep(self.run, kept)
 
     async def _wake(self, order: Wake) -> EngineEvent:
+        self.upstream.begins_loading()
         for each in self.spec.sleep[order.level].leave:
             await call(self.endpoint, each)
         self._awake = True
+        self.upstream.is_loaded()
         return EngineReady(self.run)
 
     def _suspect(self) -> None:

@@ -13,6 +13,7 @@ import contextlib
 import importlib.util
 import logging
 import os
+import threading
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from modelyard.config import Config
 from modelyard.config.values import OPAQUE_PRESETS, PRESETS
 from modelyard.core.specs import ModelSpec, Task
 from modelyard.engines.sleeping import with_levels
+from modelyard.runtime.remote_lists import RemoteLists
 from modelyard.runtime.vllm_lookup import Lookup
 
 log = logging.getLogger("modelyard")
@@ -44,25 +46,45 @@ UNREADABLE_SERVES = frozenset({Task.CHAT, Task.COMPLETION})
 class Inventory:
     """The models of a configuration and its folders."""
 
-    def __init__(self, config: Config, *, engines: Collection[str] | None = None) -> None:
-        """`engines` are those that found models may be given; None looks which are here."""
+    def __init__(
+        self,
+        config: Config,
+        remotes: RemoteLists | None = None,
+        *,
+        engines: Collection[str] | None = None,
+    ) -> None:
+        """`remotes` knows the models of other people's endpoints, None if there are none.
+
+        `engines` are those that found models may be given; None looks which are here.
+        """
         self.problems: list[str] = []
         """Files and folders that could not be used, and why."""
         self.found: list[FoundModel] = []
         """What is known of the models that the folders hold, declared ones included."""
         self._engines = engines
         self._config = config
+        self._remotes = remotes
+        self._reading = threading.Lock()
         self._headers = HeaderCache()
         self._stop = asyncio.Event()
 
     def read(self) -> list[ModelSpec]:
         """Look at everything once. Blocks on the disk: call it in a thread."""
+        with self._reading:
+            return self._read()
+
+    def _read(self) -> list[ModelSpec]:
         problems: list[str] = []
         declared = [self._completed(spec, problems) for spec in self._config.models]
         engines = engines_here(self._config) if self._engines is None else self._engines
         found = scan(self._config.models_dirs, headers=self._headers, engines=engines)
         problems += [f"{problem.path}: {problem.reason}" for problem in found.problems]
         models = declared + _undeclared(found.models, self._config, declared)
+        if self._remotes is not None:
+            taken = {name for spec in models for name in (spec.id, *spec.aliases)}
+            elsewhere, troubles = self._remotes.specs(self._config.limits, taken)
+            models += elsewhere
+            problems += troubles
         self.problems[:] = problems
         self.found[:] = found.found
         return models

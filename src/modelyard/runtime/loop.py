@@ -16,6 +16,7 @@ import math
 import time
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence, Set
+from dataclasses import replace
 from typing import Protocol
 
 from modelyard.core.errors import ModelyardError, ShuttingDown
@@ -39,6 +40,7 @@ from modelyard.core.events import (
     StartEngine,
     StartWanted,
     StopEngine,
+    StopWanted,
     SuspendEngine,
     TimerDue,
     WakeEngine,
@@ -58,13 +60,14 @@ from modelyard.core.lifecycle import (
 from modelyard.core.names import Names
 from modelyard.core.policy import Policy
 from modelyard.core.scheduler import Scheduler
-from modelyard.core.specs import Device, Endpoint, ModelSpec, Need
+from modelyard.core.specs import Device, Endpoint, ModelSpec, Need, Progress
 from modelyard.core.state import ModelState, ReplicaState
 from modelyard.core.views import DeviceView, Event, LineView, LogView, ModelView, WaitingView
 from modelyard.devices.base import Reading
 from modelyard.engines.base import Engine
 from modelyard.engines.remote import Remote
 from modelyard.launchers.base import Launcher, LogLine
+from modelyard.runtime.advisor import Advisor
 from modelyard.runtime.broadcast import Broadcast
 from modelyard.runtime.engine_run import EngineRun, Suspend, Wake
 from modelyard.runtime.learning import Learning
@@ -110,6 +113,8 @@ class Loop:
         """The engines that run, by model and number of the run."""
         self.readings: Mapping[str, Reading] = {}
         """What the probes said last, by device."""
+        self.advisor: Advisor | None = None
+        """Knows what `auto` models are started with."""
         self._last_runs: dict[str, Run] = {}
         self.loads = 0
         self.stops = 0
@@ -164,6 +169,12 @@ class Loop:
         if self._waiters.pop(ticket, None) is not None:
             self.post(RequestLeft(model, ticket))
 
+    def let_go(self, model: str) -> None:
+        """Stop the model if nobody else wants it: its last client wanted it gone."""
+        slot = self.scheduler.models.get(model)
+        if slot is not None and not slot.in_flight and not slot.queue and not slot.spec.pinned:
+            self.post(StopWanted(model))
+
     # ------------------------------------------------------------------------------ for operators
 
     def view(self, slot: ModelState) -> ModelView:
@@ -171,7 +182,10 @@ class Loop:
         model = slot.spec.id
         runs = {run.run: run for run in self.runs.values() if run.spec.id == model}
         last = self._last_runs.get(model)
-        return view_model(slot, runs, last, self.scheduler, self._loop.time(), time.time())
+        view = view_model(slot, runs, last, self.scheduler, self._loop.time(), time.time())
+        if self.advisor is None or not slot.spec.auto:
+            return view
+        return replace(view, auto=self.advisor.view(model, view.profile))
 
     def view_log(self, model: str, lines: int) -> LogView:
         """The newest lines of a model's running or last engine."""
@@ -232,7 +246,10 @@ class Loop:
         """
         self.readings = sample.readings
         if _differ(self.scheduler.devices, sample.devices):
+            known = {device.id for device in self.scheduler.devices}
             self.post(DevicesChanged(sample.devices))
+            if self.advisor is not None and known != {device.id for device in sample.devices}:
+                self.advisor.devices_changed()
         for run in self.runs.values():
             replica = self._replica(run)
             used = sample.used_mib.get(replica.key) if replica is not None else None
@@ -325,6 +342,10 @@ class Loop:
     def _start(self, start: StartEngine) -> None:
         run = self._new_run(start, self._engines[start.spec.engine])
         self.runs[start.spec.id, start.run] = self._last_runs[start.spec.id] = run
+        if self.advisor is not None and start.spec.auto:
+            advised = self.advisor.view(start.spec.id, start.placement.profile)
+            if advised is not None and advised.tried:
+                run.progress = Progress(f"trying {advised.step}")
         log.info(
             "model %s: starting run %d%s with profile %s",
             start.spec.id,
@@ -359,7 +380,7 @@ class Loop:
     async def _live(self, run: Run) -> None:
         news = EngineExited(run.run, "its task was cancelled")
         try:
-            news = await run.live(self._launcher)
+            news = self._stepped(run, await run.live(self._launcher))
         except Exception as error:
             log.exception("model %s: run %d broke", run.spec.id, run.run)
             news = EngineExited(run.run, f"internal error: {error!r}", permanent=True)
@@ -375,6 +396,21 @@ class Loop:
                 self._tasks.spawn(asked, f"remember the demand of {run.spec.id}")
             if isinstance(run, RemoteRun) and run.upstream.failover and news.reason:
                 self._revivals.spawn(self._revive(run), f"look whether {run.spec.id} is back")
+
+    def _stepped(self, run: Run, news: EngineExited) -> EngineExited:
+        """After a start that ran out of memory: the next step of an `auto` model, or its failure.
+
+        What runs already is not started anew because a further replica does not fit.
+        """
+        failure = run.failure if isinstance(run, EngineRun) else None
+        replica = self._replica(run)
+        if self.advisor is None or failure is None or failure.lack is None or replica is None:
+            return news
+        alone = replica.state is State.STARTING and len(replica.model.serving) == 1
+        if not run.spec.auto or not alone:
+            return news
+        story = self.advisor.step(run.spec.id, run.placement.profile, failure)
+        return news if story is None else replace(news, reason=story, permanent=True)
 
     async def _revive(self, run: RemoteRun) -> None:
         """Start a remote model that has failed again, once one of its upstreams is back."""

@@ -141,12 +141,12 @@ class RemoteRun:
         """The upstreams, each with its own connections."""
         self.targets = await asyncio.to_thread(self._engine.targets, self.spec)
         files = {target.ca_file for target in self.targets if target.is_tls}
-        contexts = {file: await asyncio.to_thread(_trusting, file) for file in files}
+        contexts = {file: await asyncio.to_thread(trusting, file) for file in files}
         upstreams = []
         for target in self.targets:
             upstream = Upstream(self.spec.id, self.run, target.endpoint, _unheard)
             upstream.own_headers = target.headers
-            upstream.dialect = target.dialect
+            upstream.quirks = target.quirks
             upstream.tls = contexts[target.ca_file] if target.is_tls else None
             upstream.fresh_for_s = FRESH_FOR_S
             upstream.connect_timeout_s = target.connect_timeout_s
@@ -173,6 +173,7 @@ class RemoteRun:
             if not await self._look(failover, all_of_them=True):
                 return self._reasons()
         self.progress = None
+        self.upstream.is_loaded()
         self._on_news(self, EngineReady(self.run))
         while True:
             await self._until_due()
@@ -205,7 +206,7 @@ class RemoteRun:
             await asyncio.sleep(self._looked_at + LOOKS_APART_S - self._now())
         self._looked_at = now = self._now()
         looks: dict[asyncio.Task[Any], tuple[Target, Circuit]] = {
-            asyncio.ensure_future(_trouble(upstream, target.probe_path)): (target, circuit)
+            asyncio.ensure_future(_trouble(upstream, target.models_path)): (target, circuit)
             for upstream, target, circuit in zip(
                 failover.upstreams, self.targets, self.circuits, strict=True
             )
@@ -264,7 +265,7 @@ def _inherited(before: Run | None, spec: ModelSpec) -> tuple[Circuit, ...]:
     return ()
 
 
-def _trusting(ca_file: str | None) -> ssl.SSLContext:
+def trusting(ca_file: str | None) -> ssl.SSLContext:
     """Checks certificates and host names, against the system's authorities or those of a file."""
     context = ssl.create_default_context(cafile=ca_file)
     context.minimum_version = ssl.TLSVersion.TLSv1_2

@@ -14,6 +14,7 @@ Laws of this file:
 from __future__ import annotations
 
 import asyncio
+import math
 import ssl
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol, cast
@@ -22,7 +23,7 @@ import httptools
 
 from modelyard.core.errors import BadEngineAnswer, EngineDied, ModelyardError
 from modelyard.core.specs import Endpoint
-from modelyard.engines.dialect import Dialect
+from modelyard.engines.quirks import Quirks
 
 if TYPE_CHECKING:
     from modelyard.runtime.failover import Failover
@@ -35,12 +36,8 @@ MAX_HEAD_BYTES = 64 * 1024
 Headers = list[tuple[bytes, bytes]]
 
 
-class Receiver(Protocol):
-    """Who gets an engine's answer."""
-
-    def answer_begins(self, status: int, headers: Headers, length: int | None) -> None:
-        """The head has arrived; `length` is the body's, if the engine announced one."""
-        ...
+class Listener(Protocol):
+    """Who gets the body of an engine's answer."""
 
     def answer_continues(self, body: bytes, complete: bool) -> None:
         """Body bytes have arrived; `complete` says that they were the last."""
@@ -48,6 +45,14 @@ class Receiver(Protocol):
 
     def answer_fails(self, error: ModelyardError) -> None:
         """The engine has got the request, and no more of an answer will come."""
+        ...
+
+
+class Receiver(Listener, Protocol):
+    """Who gets an engine's answer."""
+
+    def answer_begins(self, status: int, headers: Headers, length: int | None) -> None:
+        """The head has arrived; `length` is the body's, if the engine announced one."""
         ...
 
 
@@ -71,8 +76,12 @@ class Upstream:
         """Called when the engine broke an exchange off."""
         self.answered: Callable[[int], None] = _unheard
         """Called with the status of each answer that begins."""
-        self.dialect: Dialect | None = None
+        self.quirks: Quirks | None = None
         """How this engine wants to be asked, if not as clients ask."""
+        self.speaks: frozenset[str] = frozenset()
+        """Routes of other dialects than OpenAI's that the engine takes as clients write them."""
+        self.tells_usage = True
+        """Whether it takes `stream_options`, and ends a stream with its usage then."""
         self.failover: Failover | None = None
         """Where requests go in place of `endpoint`, for a remote: it has several of these."""
         self.own_headers = b"host: %b\r\n" % str(endpoint).encode()
@@ -81,10 +90,25 @@ class Upstream:
         self.fresh_for_s = FRESH_FOR_S
         self.connect_timeout_s = CONNECT_TIMEOUT_S
         self._loop = asyncio.get_running_loop()
+        self._loading: tuple[float, float] = (self._loop.time(), math.inf)
+        """When the engine began to start or to wake, and when it was ready."""
         self._idle: list[Connection] = []
         self._open: set[Connection] = set()
         self._drained: asyncio.Event | None = None
         self._retired = False
+
+    def begins_loading(self) -> None:
+        """The engine is being woken."""
+        self._loading = self._loop.time(), math.inf
+
+    def is_loaded(self) -> None:
+        """The engine is ready."""
+        self._loading = self._loading[0], self._loop.time()
+
+    def loading_since(self, moment: float) -> float:
+        """Of the seconds since `moment` by the loop's clock, those in which the engine loaded."""
+        began, ready = self._loading
+        return max(0.0, min(ready, self._loop.time()) - max(began, moment))
 
     async def drained(self) -> None:
         """Return once no request holds a lease."""
@@ -174,6 +198,8 @@ class Connection(asyncio.Protocol):
         """Whether it has carried an exchange before: its other end may be closing it just now."""
         self._transport: asyncio.Transport | None = None
         self._receiver: Receiver | None = None
+        self.listener: Listener | None = None
+        """Who gets the body: the receiver, or whoever it hands on to once the head has come."""
         self._parser = httptools.HttpResponseParser(self)
         self._headers: Headers = []
         self._head_bytes = 0
@@ -188,14 +214,14 @@ class Connection(asyncio.Protocol):
     def send(self, receiver: Receiver, request: bytes) -> None:
         """Begin an exchange: the answer goes to `receiver`."""
         assert self._transport is not None, "not connected"
-        assert self._receiver is None, "one exchange at a time"
-        self._receiver = receiver
+        assert self.listener is None, "one exchange at a time"
+        self._receiver = self.listener = receiver
         self._complete = False
         self._transport.write(request)
 
     def abort(self) -> None:
         """The receiver has gone: forget it and close, so that the engine stops working for it."""
-        self._receiver = None
+        self._receiver = self.listener = None
         self.close()
 
     def close(self) -> None:
@@ -217,7 +243,7 @@ class Connection(asyncio.Protocol):
         self.upstream.opened(self)
 
     def data_received(self, data: bytes) -> None:
-        if self._receiver is None:  # bytes that nobody asked for
+        if self.listener is None:  # bytes that nobody asked for
             self.close()
             return
         try:
@@ -226,25 +252,25 @@ class Connection(asyncio.Protocol):
             self._fail(BadEngineAnswer(self.upstream.model, str(error)))
             return
         parts = self._parts
-        if self._receiver is None:  # it has gone on hearing the head
+        if self.listener is None:  # it has gone on hearing the head
             return  # type: ignore[unreachable]  # the parser's callbacks may abort
         if self._complete:
             self._parts = []
             self._deliver(b"".join(parts))
         elif parts:
             self._parts = []
-            self._receiver.answer_continues(parts[0] if len(parts) == 1 else b"".join(parts), False)
+            self.listener.answer_continues(parts[0] if len(parts) == 1 else b"".join(parts), False)
 
     def eof_received(self) -> None:
         """An answer without any framing ends where the connection does (RFC 9112, 6.3)."""
-        if self._receiver is not None and not self._complete and self._until_close:
+        if self.listener is not None and not self._complete and self._until_close:
             self._complete = True
             self._reusable = False
             self._deliver(b"")
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.upstream.lost(self)
-        if self._receiver is not None and not self._complete:
+        if self.listener is not None and not self._complete:
             if exc is None and self._until_close:
                 self._complete = True
                 self._deliver(b"")
@@ -296,21 +322,22 @@ class Connection(asyncio.Protocol):
     _until_close = False
 
     def _deliver(self, body: bytes) -> None:
-        receiver = self._receiver
-        if receiver is None:
+        listener = self.listener
+        if listener is None:
             return
         complete = self._complete
         if complete:
-            self._receiver = None
+            self._receiver = self.listener = None
             if self._reusable and self.is_open:
                 self.upstream.finished(self)
             else:
                 self.close()
-        receiver.answer_continues(body, complete)
+        listener.answer_continues(body, complete)
 
     def _fail(self, error: ModelyardError) -> None:
-        receiver, self._receiver = self._receiver, None
+        listener = self.listener
+        self._receiver = self.listener = None
         self.close()
         self.upstream.broken()
-        if receiver is not None:
-            receiver.answer_fails(error)
+        if listener is not None:
+            listener.answer_fails(error)

@@ -7,9 +7,17 @@ from collections.abc import Mapping
 from modelyard.core import placement
 from modelyard.core.explain import why_waiting
 from modelyard.core.lifecycle import State
+from modelyard.core.pricing import Price
 from modelyard.core.scheduler import Scheduler
 from modelyard.core.state import ModelState, ReplicaState
-from modelyard.core.views import DeviceView, ModelView, ReplicaView, ShareView, WaitingView
+from modelyard.core.views import (
+    DeviceView,
+    ModelView,
+    PriceView,
+    ReplicaView,
+    ShareView,
+    WaitingView,
+)
 from modelyard.devices.base import Reading
 from modelyard.runtime.remote_run import Run
 
@@ -67,7 +75,13 @@ def view_model(
         failures=replica.life.failures,
         log_path=str(last.log.path) if last and last.log else None,
         replicas=[_view_replica(each, runs) for each in slot.replicas if slot.replicas[1:]],
+        price=_view_price(spec.price) if spec.price else None,
     )
+
+
+def _view_price(price: Price) -> PriceView:
+    cached = None if price.cached_input is None else f"{price.cached_input:f}"
+    return PriceView(f"{price.input:f}", f"{price.output:f}", cached, price.per, price.currency)
 
 
 def view_waiting(scheduler: Scheduler, now: float) -> list[WaitingView]:

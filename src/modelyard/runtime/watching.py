@@ -12,6 +12,7 @@ from collections.abc import Callable, Sequence
 from modelyard.config import Config
 from modelyard.core.specs import ModelSpec
 from modelyard.runtime.inventory import Inventory
+from modelyard.runtime.remote_lists import RemoteLists
 from modelyard.runtime.tasks import Tasks
 
 
@@ -24,8 +25,10 @@ class Watching:
         models: Sequence[ModelSpec],
         changed: Callable[[Sequence[ModelSpec]], None],
         tasks: Tasks,
+        remotes: RemoteLists,
     ) -> None:
         self.inventory = inventory
+        self._remotes = remotes
         self.models = models
         """Those that were told last."""
         self._changed = changed
@@ -41,9 +44,20 @@ class Watching:
 
         self._tasks.spawn(inventory.watch(heard), "watch the models folders")
 
+    def relisted(self) -> None:
+        """A remote has listed other models than before."""
+        self._tasks.spawn(self._look_again(), "serve what a remote lists")
+
+    async def _look_again(self) -> None:
+        inventory = self.inventory
+        models = await asyncio.to_thread(inventory.read)
+        if inventory is self.inventory:
+            self._tell(models)
+
     async def follow(self, config: Config) -> None:
         """Serve and watch the models of this configuration in place of those so far."""
-        fresh = Inventory(config)
+        await self._remotes.follow(config.remotes)
+        fresh = Inventory(config, self._remotes)
         models = await asyncio.to_thread(fresh.read)
         self.inventory.close()
         self.inventory = fresh

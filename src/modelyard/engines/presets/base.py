@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 
-from modelyard.engines.dialect import Dialect
+from modelyard.engines.quirks import Quirks
 
 
 class Spelling(Enum):
@@ -49,7 +49,7 @@ class Preset:
     """An option that may stand in place of the model (parts of an image model, say)."""
     runs_in_model: bool = False
     """The model's `source` is a folder with the program, in which it is started."""
-    dialect: Dialect | None = None
+    quirks: Quirks | None = None
     assigns: Mapping[str, str] = field(default_factory=dict)
     """What `modelyard assign` sets: `gpu_memory`, `max_model_len`, `tensor_parallel` and `dtype` to
     the program's own option."""

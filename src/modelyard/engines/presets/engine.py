@@ -35,8 +35,8 @@ from modelyard.engines.command import (
     program_path,
     sleep_problems,
 )
-from modelyard.engines.dialect import Dialect
 from modelyard.engines.presets.base import Preset, Spelling
+from modelyard.engines.quirks import Quirks
 from modelyard.engines.visibility import visible_devices
 
 MODEL_OPTION = "model"
@@ -92,17 +92,17 @@ class PresetEngine:
         return spec.health_path or self.preset.health_path
 
     def functional_probe(self, spec: ModelSpec) -> Call | None:
-        return probing.smallest_request(spec, self.dialect(spec))
+        return probing.smallest_request(spec, self.quirks(spec))
 
     def warm_up(self, spec: ModelSpec) -> Call | None:  # noqa: ARG002 - the probe is enough
         return None
 
-    def dialect(self, spec: ModelSpec) -> Dialect | None:
+    def quirks(self, spec: ModelSpec) -> Quirks | None:
         """How the program wants to be asked, with the name that it knows this model by."""
-        dialect = self.preset.dialect
-        if dialect is None or dialect.served_name is None:
-            return dialect
-        return replace(dialect, served_name=fill(dialect.served_name, _values(spec)))
+        quirks = self.preset.quirks
+        if quirks is None or quirks.served_name is None:
+            return quirks
+        return replace(quirks, served_name=fill(quirks.served_name, _values(spec)))
 
     def progress(self, line: str) -> Progress | None:
         return self._command.progress(line)

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from modelyard.engines.dialect import Dialect, created_in_seconds
 from modelyard.engines.presets.base import Preset, Spelling
+from modelyard.engines.quirks import Quirks, created_in_seconds
 
 WHISPER = Preset(
     "whisper.cpp",
@@ -45,7 +45,7 @@ KOKORO = Preset(
     env_on_host=MappingProxyType({"USE_GPU": "false"}),
     env_on_gpu=MappingProxyType({"USE_GPU": "true"}),
     runs_in_model=True,
-    dialect=Dialect(served_name="tts-1"),
+    quirks=Quirks(served_name="tts-1"),
 )
 
 STABLE_DIFFUSION = Preset(
@@ -56,5 +56,5 @@ STABLE_DIFFUSION = Preset(
     spelling=Spelling.AS_WRITTEN,
     health_path="/v1/models",
     model_option="diffusion-model",
-    dialect=Dialect(answers=MappingProxyType({"image": created_in_seconds})),
+    quirks=Quirks(answers=MappingProxyType({"/v1/images/generations": created_in_seconds})),
 )

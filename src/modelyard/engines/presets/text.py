@@ -25,8 +25,8 @@ from __future__ import annotations
 from types import MappingProxyType
 
 from modelyard.core.specs import Task
-from modelyard.engines.dialect import Dialect, rerank_from_list
 from modelyard.engines.presets.base import Preset, Spelling
+from modelyard.engines.quirks import Quirks, rerank_from_list
 
 _ADDRESS = ("--host", "{host}", "--port", "{port}")
 _WHERE = frozenset({"host", "port"})
@@ -47,7 +47,7 @@ SGLANG = Preset(
     ),
     sleep_arguments=("--enable-memory-saver", "--enable-weights-cpu-backup"),
     parallel_option="tp_size",
-    dialect=Dialect(answers=MappingProxyType({Task.RERANK: rerank_from_list})),
+    quirks=Quirks(answers=MappingProxyType({"/v1/rerank": rerank_from_list})),
     assigns=MappingProxyType(
         {
             "gpu_memory": "mem_fraction_static",
@@ -67,7 +67,7 @@ LMDEPLOY = Preset(
     ),
     filled=frozenset({"server_name", "server_port", "model_name"}),
     parallel_option="tp",
-    dialect=Dialect(served_name="{alias}"),
+    quirks=Quirks(served_name="{alias}"),
     assigns=MappingProxyType(
         {
             "gpu_memory": "cache_max_entry_count",
@@ -110,7 +110,7 @@ MLX = Preset(
     program=("mlx_lm.server",),
     arguments=("--model", "{model}", *_ADDRESS),
     filled=_WHERE,
-    dialect=Dialect(served_name="default_model"),
+    quirks=Quirks(served_name="default_model"),
 )
 
 OLLAMA = Preset(
@@ -118,5 +118,5 @@ OLLAMA = Preset(
     program=("ollama", "serve"),
     health_path="/api/version",
     env=MappingProxyType({"OLLAMA_HOST": "{host}:{port}", "OLLAMA_KEEP_ALIVE": "-1"}),
-    dialect=Dialect(served_name="{model}"),
+    quirks=Quirks(served_name="{model}"),
 )

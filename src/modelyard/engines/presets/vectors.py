@@ -12,19 +12,18 @@ from __future__ import annotations
 
 from types import MappingProxyType
 
-from modelyard.core.specs import Task
-from modelyard.engines.dialect import Dialect, rerank_from_list, tei_rerank_request
 from modelyard.engines.presets.base import Preset
+from modelyard.engines.quirks import Quirks, rerank_from_list, tei_rerank_request
 
 TEI = Preset(
     "tei",
     program=("text-embeddings-router",),
     arguments=("--model-id", "{model}", "--hostname", "{host}", "--port", "{port}"),
     filled=frozenset({"model_id", "hostname", "port"}),
-    dialect=Dialect(
-        paths=MappingProxyType({Task.RERANK: "/rerank"}),
-        requests=MappingProxyType({Task.RERANK: tei_rerank_request}),
-        answers=MappingProxyType({Task.RERANK: rerank_from_list}),
+    quirks=Quirks(
+        paths=MappingProxyType({"/v1/rerank": "/rerank"}),
+        requests=MappingProxyType({"/v1/rerank": tei_rerank_request}),
+        answers=MappingProxyType({"/v1/rerank": rerank_from_list}),
     ),
     assigns=MappingProxyType({"dtype": "dtype"}),
 )
@@ -37,6 +36,6 @@ INFINITY = Preset(
         *("--host", "{host}", "--port", "{port}", "--url-prefix", "/v1"),
     ),
     filled=frozenset({"model_id", "served_model_name", "host", "port", "url_prefix"}),
-    dialect=Dialect(served_name="{alias}"),
+    quirks=Quirks(served_name="{alias}"),
     assigns=MappingProxyType({"dtype": "dtype"}),
 )

@@ -11,39 +11,37 @@ from typing import Any
 import httpx
 import pytest
 
-from modelyard.core.specs import ModelSpec, Task
-from modelyard.engines.dialect import (
-    Dialect,
+from modelyard.core.specs import ModelSpec
+from modelyard.engines.presets import PRESETS
+from modelyard.engines.presets.engine import PresetEngine
+from modelyard.engines.quirks import (
+    Quirks,
     created_in_seconds,
     rerank_from_list,
     tei_rerank_request,
-    with_model,
 )
-from modelyard.engines.presets import PRESETS
-from modelyard.engines.presets.engine import PresetEngine
 from modelyard.runtime.readiness import free_port
 
 STAND_IN = Path(__file__).with_name("preset_stand_in.py")
 RANKING = {"model": "m", "query": "sky", "documents": ["red", "green", "blue"], "top_n": 2}
 
 
-async def asked(preset: str, arguments: list[str], task: Task | str, request: bytes) -> Any:
+async def asked(preset: str, arguments: list[str], usual: str, request: bytes) -> Any:
     """What a client would get for `request` from the preset's program, started with `arguments`."""
     spec = ModelSpec("m", preset, frozenset(), source="/w")
-    dialect = PresetEngine(PRESETS[preset]).dialect(spec) or Dialect()
+    quirks = PresetEngine(PRESETS[preset]).quirks(spec) or Quirks()
     port = free_port()
     line = [argument.replace("PORT", str(port)) for argument in arguments]
     program = await asyncio.create_subprocess_exec(sys.executable, str(STAND_IN), preset, *line)
-    usual = "/v1/images/generations" if task == "image" else f"/v1/{task}"
-    body = dialect.request(Task(task), request, "m") if task != "image" else request
+    body = quirks.request(usual, request)
     try:
         async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
             async with asyncio.timeout(20):
-                answer = await _posted(http, dialect.paths.get(task, usual), body)
+                answer = await _posted(http, quirks.path(usual), body)
     finally:
         program.kill()
         await program.wait()
-    return json.loads(dialect.answers[task](answer, request))
+    return json.loads(quirks.answers[usual](answer, request))
 
 
 async def _posted(http: httpx.AsyncClient, path: str, body: bytes) -> bytes:
@@ -71,7 +69,7 @@ async def test_a_bare_list_becomes_a_ranking(
 ) -> None:
     request = json.dumps({**RANKING, "return_documents": documents}).encode()
 
-    answer = await asked(preset, arguments, Task.RERANK, request)
+    answer = await asked(preset, arguments, "/v1/rerank", request)
 
     def shown(index: int, score: float, text: str) -> dict[str, Any]:
         document = {"document": {"text": text}} if documents else {}
@@ -87,27 +85,21 @@ async def test_a_bare_list_becomes_a_ranking(
 async def test_an_images_moment_becomes_a_number() -> None:
     request = json.dumps({"prompt": "a cat"}).encode()
 
-    answer = await asked("stable-diffusion.cpp", ["--listen-port", "PORT"], "image", request)
+    answer = await asked(
+        "stable-diffusion.cpp", ["--listen-port", "PORT"], "/v1/images/generations", request
+    )
 
     assert answer["created"] == 1767323045  # 2026-01-02 03:04:05 UTC
     assert answer["data"] == [{"b64_json": "AA=="}]
 
 
-def test_only_the_models_name_changes() -> None:
-    body = b'{"model": "gpt-4", "n":1.50, "messages": [{"content": "\\u00e9 model"}]}'
-
-    assert with_model(body, "m") == (
-        b'{"model":"m","n":1.50,"messages":[{"content": "\\u00e9 model"}]}'
-    )
-
-
 def test_a_name_that_the_engine_knows_costs_nothing() -> None:
-    dialect = Dialect(served_name="m")
+    quirks = Quirks(served_name="m")
     body = b'{ "model": "m" }'
 
-    assert dialect.request(Task.CHAT, body, "m") is body
-    assert Dialect().request(Task.CHAT, body, "alias") is body
-    assert dialect.request(Task.CHAT, body, "alias") == b'{"model":"m"}'
+    assert quirks.request("/v1/chat/completions", body) is body
+    assert Quirks().request("/v1/chat/completions", b'{"model": "alias"}') == b'{"model": "alias"}'
+    assert quirks.request("/v1/chat/completions", b'{ "model": "alias" }') == body
 
 
 @pytest.mark.parametrize(
@@ -120,9 +112,9 @@ def test_a_name_that_the_engine_knows_costs_nothing() -> None:
 )  # fmt: skip
 def test_the_name_that_each_program_insists_on(preset: str, name: str | None) -> None:
     spec = ModelSpec("m", preset, frozenset(), aliases=("n",), source="/w")
-    dialect = PresetEngine(PRESETS[preset]).dialect(spec)
+    quirks = PresetEngine(PRESETS[preset]).quirks(spec)
 
-    assert (dialect.served_name if dialect else None) == name
+    assert (quirks.served_name if quirks else None) == name
 
 
 def test_tei_gets_texts_and_what_else_it_knows() -> None:
@@ -142,7 +134,7 @@ def test_tei_gets_texts_and_what_else_it_knows() -> None:
 )
 def test_a_request_that_makes_no_sense_is_left_to_the_engine(body: bytes) -> None:
     assert tei_rerank_request(body) == body
-    assert with_model(body, "m") == body or body.startswith(b"{")
+    assert Quirks(served_name="m").request("/v1/rerank", body) == body
 
 
 @pytest.mark.parametrize(

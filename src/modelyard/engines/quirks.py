@@ -1,9 +1,9 @@
 """Where an engine's API differs from the one that clients speak: names, routes and shapes.
 
 Laws of this file:
-- Pure functions from bytes to bytes; nothing here opens a connection. A model without a `Dialect`
-  costs nothing, and one with a dialect pays only for what it needs: a name is replaced only if the
-  client wrote another one, an answer is rewritten only for tasks that have a function.
+- Pure functions from bytes to bytes; nothing here opens a connection. A model without `Quirks`
+  costs nothing, and one that has them pays only for what it needs: a name is replaced only if the
+  client wrote another one, an answer is rewritten only for routes that have a function.
 - Only whole answers of status 2xx are rewritten, never streams: no engine that is known here
   streams in a shape of its own.
 - What cannot be understood is passed on as it is: the client sees what the engine said.
@@ -26,15 +26,24 @@ from typing import Any
 
 import msgspec
 
-from modelyard.core.specs import Task
+from modelyard.engines.rename import UNREADABLE, with_name
+
+USUAL_BASE = "/v1"
 
 
 @dataclass(frozen=True, slots=True)
-class Dialect:
-    """What has to be changed on the way to an engine and back. Keys of the mappings are tasks."""
+class Quirks:
+    """What has to be changed on the way to an engine and back.
+
+    Keys of the mappings are routes as OpenAI and its likes have them: `/v1/rerank`.
+    """
 
     served_name: str | None = None
     """The only name that the engine takes for its model; None if any will do."""
+    base: str | None = None
+    """What stands in place of `/v1`, or before routes that do not begin with it."""
+    query: str = ""
+    """What is appended to every route: `?api-version=1`."""
     paths: Mapping[str, str] = field(default_factory=dict)
     """Routes of the engine where they are not the usual ones."""
     requests: Mapping[str, Callable[[bytes], bytes]] = field(default_factory=dict)
@@ -42,14 +51,19 @@ class Dialect:
     answers: Mapping[str, Callable[[bytes, bytes], bytes]] = field(default_factory=dict)
     """From the engine's whole answer, and the client's body that it answers, to what is sent."""
 
-    def request(self, task: Task, body: bytes, named: str | None) -> bytes:
-        """The body for the engine; `named` is the model's name in it."""
-        rewrite = self.requests.get(task)
+    def path(self, route: str) -> str:
+        """The engine's route for a usual one."""
+        path = self.paths.get(route)
+        if path is None:
+            path = route if self.base is None else self.base + route.removeprefix(USUAL_BASE)
+        return path + self.query
+
+    def request(self, route: str, body: bytes) -> bytes:
+        """The body for the engine. It is `body` itself where nothing has to be changed."""
+        rewrite = self.requests.get(route)
         if rewrite is not None:
             body = rewrite(body)
-        if self.served_name is not None and named != self.served_name:
-            body = with_model(body, self.served_name)
-        return body
+        return body if self.served_name is None else with_name(body, self.served_name)
 
 
 class _Ranked(msgspec.Struct):
@@ -75,21 +89,12 @@ _rerank_request = msgspec.json.Decoder(_RerankRequest).decode
 _encode = msgspec.json.encode
 
 
-def with_model(body: bytes, name: str) -> bytes:
-    """`body`, a JSON object, with `model` set to `name`; everything else keeps its bytes."""
-    try:
-        fields = _fields(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
-        return body
-    return _encode({**fields, "model": name})
-
-
 def rerank_from_list(answer: bytes, request: bytes) -> bytes:
     """A bare list of scores as a ranking: best first, no more than `top_n`."""
     try:
         ranked = _ranking(answer)
         asked = _rerank_request(request)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except UNREADABLE:
         return answer
     ranked.sort(key=lambda entry: -entry.score)
     shown = ranked if asked.top_n is None or asked.top_n < 0 else ranked[: asked.top_n]
@@ -117,7 +122,7 @@ def tei_rerank_request(body: bytes) -> bytes:
     try:
         fields = _fields(body)
         documents = msgspec.json.decode(fields["documents"], type=list[str | dict[str, Any]])
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError):
+    except (*UNREADABLE, KeyError):
         return body  # the engine says what is wrong with it
     texts = [each if isinstance(each, str) else str(each.get("text", "")) for each in documents]
     kept = {name: fields[name] for name in ("query", "truncate", "raw_scores") if name in fields}
@@ -125,12 +130,12 @@ def tei_rerank_request(body: bytes) -> bytes:
     return _encode({**kept, "texts": texts, "return_text": returned})
 
 
-def created_in_seconds(answer: bytes, request: bytes) -> bytes:  # noqa: ARG001 - see Dialect
+def created_in_seconds(answer: bytes, request: bytes) -> bytes:  # noqa: ARG001 - see Quirks
     """An answer whose `created` is a moment in words, with seconds since 1970 in its place."""
     try:
         fields = _fields(answer)
         created = datetime.fromisoformat(msgspec.json.decode(fields["created"], type=str))
-    except (msgspec.DecodeError, UnicodeDecodeError, KeyError, ValueError):
+    except (*UNREADABLE, KeyError, ValueError):
         return answer
     if created.tzinfo is None:
         created = created.replace(tzinfo=UTC)

@@ -1,0 +1,138 @@
+"""The answer as the client gets it: a head, a body in our own framing, and an end.
+
+Laws of this file:
+- The client's framing is ours: what the engine sent as framing, hop-by-hop or CORS headers, stays
+  behind.
+- The head waits for the first part of the body and is written together with it. Until then an
+  answer can be forgotten and another one begun.
+- A body without a known length is chunked, and ends with the connection for HTTP/1.0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from modelyard.runtime.upstream import Headers
+
+NOT_RETURNED = frozenset(
+    b"access-control-allow-credentials access-control-allow-headers access-control-allow-methods "
+    b"access-control-allow-origin access-control-expose-headers alt-svc clear-site-data connection "
+    b"content-length date keep-alive nel openai-organization openai-project proxy-authenticate "
+    b"proxy-connection report-to request-id server set-cookie strict-transport-security te trailer "
+    b"transfer-encoding upgrade www-authenticate x-request-id".split()
+)
+
+
+def returned(headers: Headers) -> Headers:
+    """Of an engine's header lines, those that its client gets."""
+    return [header for header in headers if header[0] not in NOT_RETURNED]
+
+
+class Answer:
+    """One answer, from nothing to its end."""
+
+    __slots__ = (
+        "_chunked",
+        "_common",
+        "_head",
+        "_may_chunk",
+        "_write",
+        "bytes_out",
+        "has_body",
+        "is_begun",
+        "keep_alive",
+        "last_part",
+        "status",
+    )
+
+    def __init__(
+        self,
+        write: Callable[[bytes], None],
+        common: Callable[[], Sequence[bytes]],
+        *,
+        keep_alive: bool,
+        may_chunk: bool,
+    ) -> None:
+        """`common` gives the header lines that every answer of the server has."""
+        self._write = write
+        self._common = common
+        self._may_chunk = may_chunk
+        self._chunked = False
+        self._head = b""
+        self.keep_alive = keep_alive
+        self.is_begun = False
+        """Whether the head has been written: its status can no longer change."""
+        self.has_body = False
+        """Whether something of an engine's answer has been written."""
+        self.last_part = b""
+        self.status = 0
+        self.bytes_out = 0
+
+    def begin(self, status: int, headers: Headers, length: int | None) -> None:
+        """Have this head written with the first part, unless one has been written already."""
+        if not self.is_begun:
+            self._head = self._head_of(status, headers, length)
+
+    def part(self, body: bytes, complete: bool) -> None:
+        """The next part of the body; `complete` says that it is the last."""
+        if body:
+            self.last_part = body
+            self.has_body = True
+            self.bytes_out += len(body)
+            if self._chunked:
+                body = b"%x\r\n%b\r\n" % (len(body), body)
+        if complete and self._chunked:
+            body += b"0\r\n\r\n"
+        if self._head:
+            self.is_begun = True
+            body = self._head + body
+            self._head = b""
+        if body:
+            self._write(body)
+
+    def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """An answer at once."""
+        self.is_begun = True
+        self.bytes_out += len(body)
+        self._write(self._head_of(status, headers, len(body)) + body)
+
+    def last_event(self, event: bytes) -> None:
+        """End a stream that has begun with one more event, apart from what was cut before it."""
+        if self.last_part and not self.last_part.endswith((b"\n\n", b"\r\n\r\n")):
+            event = b"\n\n" + event
+        self.part(event, True)
+
+    def beat(self, heartbeat: bytes, headers: Headers) -> None:
+        """Keep a waiting client's stream alive; the first beat sends the head."""
+        head = b"" if self.is_begun else self._head_of(200, headers, None)
+        if heartbeat and self._chunked:
+            heartbeat = b"%x\r\n%b\r\n" % (len(heartbeat), heartbeat)
+        self.is_begun = True
+        if head or heartbeat:
+            self._write(head + heartbeat)
+
+    def forget(self) -> None:
+        """Take back a head that has not been written."""
+        if not self.is_begun:
+            self._head = b""
+            self._chunked = False
+            self.status = 0
+        self.last_part = b""
+
+    def _head_of(self, status: int, headers: Headers, length: int | None) -> bytes:
+        self.status = status
+        if length is not None:
+            framing = b"content-length: %d\r\n" % length
+        elif self._may_chunk:
+            self._chunked = True
+            framing = b"transfer-encoding: chunked\r\n"
+        else:
+            self.keep_alive = False
+            framing = b""
+        out = [STATUS_LINE[status], *self._common()]
+        for name, value in headers:
+            out += (name, b": ", value, b"\r\n")
+        out += (framing, b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
+        return b"".join(out)

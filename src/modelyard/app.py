@@ -15,6 +15,7 @@ import os
 import shutil
 import signal
 import socket
+import ssl
 import sys
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
@@ -27,6 +28,8 @@ from fastapi import FastAPI
 
 from modelyard import engines
 from modelyard.config import Config
+from modelyard.config.rules import is_loopback
+from modelyard.config.secrets import secrets_of
 from modelyard.config.tree import show
 from modelyard.core.errors import ConfigError, LaunchError, ModelyardError
 from modelyard.core.specs import ModelSpec
@@ -35,11 +38,15 @@ from modelyard.devices.base import Probe
 from modelyard.engines.base import Engine
 from modelyard.engines.remote import Remote
 from modelyard.http import admin
+from modelyard.http.access import Access
+from modelyard.http.captures import Captures
 from modelyard.http.gateway import Gateway
 from modelyard.http.origin import Door
+from modelyard.http.tls import context as tls_context
 from modelyard.launchers.leftovers import end_leftovers
 from modelyard.launchers.local import LocalLauncher
 from modelyard.launchers.memory import host_mib
+from modelyard.runtime import descriptors
 from modelyard.runtime.advisor import Advisor
 from modelyard.runtime.broadcast import Broadcast
 from modelyard.runtime.config_file import ConfigFile, Read, unread
@@ -170,11 +177,15 @@ async def listening(
     problems = engine_problems(config, here)
     if problems:
         raise ConfigError(str(config.path or "configuration"), problems)
-    with _listening_socket(config) as listener:
-        url = _url(config.server.host, listener.getsockname()[1])
+    descriptors.raise_limit()
+    tls = _tls(config)
+    with _listening_sockets(config) as listeners:
+        port, *others = (listener.getsockname()[1] for listener in listeners)
+        url = _url("http" if tls is None else "https", config.server.host, port)
         async with build(config, url, here, devices, read) as yard:
-            server = _Server(config, yard)
-            serving = asyncio.create_task(server.serve(sockets=[listener]), name="serve")
+            yard.facts.ollama_port = next(iter(others), None)
+            server = _Server(config, yard, tls)
+            serving = asyncio.create_task(server.serve(sockets=listeners), name="serve")
             try:
                 await server.listening(serving)
                 with _state_file(config, url):
@@ -215,6 +226,7 @@ async def build(
     adapters = build_engines(config, here)
     loop = Loop(config.scheduling, sample.devices, adapters, launcher, broadcast, sampler, learning)
     loop.readings = sample.readings
+    loop.virtuals_changed(config.virtuals)
     here.devices = lambda: loop.scheduler.devices
     advisor = loop.advisor = Advisor(
         config.server.state_dir / AUTO_FILE,
@@ -226,8 +238,11 @@ async def build(
     )
     for problem in inventory.problems:
         log.warning("%s", problem)
-    door = Door(config.server.host, config.server.allowed_hosts)
-    gateway = Gateway(loop, config.server, door)
+    door = Door(config.server.host, config.server.allowed_hosts, config.server.cors_origins)
+    access = Access(config.keys, is_loopback=is_loopback(config.server.host))
+    seal = Seal(config.server.state_dir)
+    captures = Captures(config.captures, secrets_of(config, seal.reveal))
+    gateway = Gateway(loop, config.server, door, access, captures)
     facts = admin.Facts(
         url=url,
         config_path=str(config.path) if config.path else None,
@@ -236,6 +251,7 @@ async def build(
         problems=inventory.problems,
         found=lambda: tuple(watching.inventory.found),
         reserve_mib=config.devices.reserve_mib,
+        list_aliases=config.server.list_aliases,
     )
 
     watching = Watching(inventory, models, advisor.follow, tasks, remotes)
@@ -246,6 +262,9 @@ async def build(
     async def adopt(new: Config) -> None:
         await asyncio.to_thread(here.look, new)
         whole = with_downloads(new)
+        access.update(new.keys)
+        loop.virtuals_changed(new.virtuals)
+        captures.follow(new.captures, await asyncio.to_thread(secrets_of, new, seal.reveal))
         await watching.follow(whole)
         await advisor.settle()
         facts.config_path = str(new.path) if new.path else None
@@ -259,7 +278,7 @@ async def build(
     pulls, removals = _downloads(loop, facts, file, watching, adopt)
     tasks.spawn(loop.watch_devices(config.devices.sample_every_s), "read the devices")
     try:
-        asgi = admin.build(loop, facts, door, file, pulls, removals)
+        asgi = admin.build(loop, facts, gateway, file, pulls, removals)
         yield Yard(loop, gateway, inventory, facts, asgi)
     finally:
         await pulls.close()
@@ -311,7 +330,7 @@ def _downloads(
 class _Server(uvicorn.Server):
     """uvicorn, with our order of shutting down: requests end, then engines, then connections."""
 
-    def __init__(self, config: Config, yard: Yard) -> None:
+    def __init__(self, config: Config, yard: Yard, tls: ssl.SSLContext | None) -> None:
         settings = config.server
         super().__init__(
             uvicorn.Config(
@@ -323,6 +342,7 @@ class _Server(uvicorn.Server):
                 access_log=False,
                 server_header=False,
                 backlog=BACKLOG,
+                ssl_context_factory=None if tls is None else lambda *_: tls,
                 timeout_keep_alive=max(1, int(settings.keep_alive_s)),
                 timeout_graceful_shutdown=max(1, int(settings.shutdown_timeout_s)),
             )
@@ -372,21 +392,40 @@ class _Server(uvicorn.Server):
         await super().shutdown(sockets)
 
 
-def _url(host: str, port: int) -> str:
+def _tls(config: Config) -> ssl.SSLContext | None:
+    """What the listener proves itself with. Raises ConfigError for files that are none of that."""
+    if config.server.tls is None:
+        return None
+    return tls_context(config.server.tls, str(config.path or "configuration"))
+
+
+def _url(scheme: str, host: str, port: int) -> str:
     if host in ("0.0.0.0", "::"):
         host = "127.0.0.1"
-    return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}"
 
 
-def _listening_socket(config: Config) -> socket.socket:
-    host, port = config.server.host, config.server.port
+@contextlib.contextmanager
+def _listening_sockets(config: Config) -> Iterator[list[socket.socket]]:
+    """The server's own, and Ollama's if it is wanted; closed on leaving the block."""
+    server = config.server
+    with contextlib.ExitStack() as held:
+        hint = "is another server running? `modelyard info` tells; choose another with --port"
+        sockets = [held.enter_context(_listening_socket(server.host, server.port, hint))]
+        if server.ollama_port is not None:
+            hint = "is Ollama running? stop it, or choose another server.ollama_port"
+            wanted = _listening_socket(server.host, server.ollama_port, hint)
+            sockets.append(held.enter_context(wanted))
+        yield sockets
+
+
+def _listening_socket(host: str, port: int, hint: str) -> socket.socket:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     try:
         return socket.create_server((host, port), family=family, backlog=BACKLOG)
     except OSError as error:
         raise LaunchError(
-            f"cannot listen on {host} port {port}: {error.strerror or error}",
-            hint="is another server running? `modelyard info` tells; choose another with --port",
+            f"cannot listen on {host} port {port}: {error.strerror or error}", hint=hint
         ) from None
 
 
@@ -394,7 +433,9 @@ def _listening_socket(config: Config) -> socket.socket:
 def _state_file(config: Config, url: str) -> Iterator[None]:
     """Tell the CLI where this server is, for as long as it runs."""
     file = config.server.state_dir / STATE_FILE
-    mine = json.dumps({"url": url, "pid": os.getpid()})
+    tls = config.server.tls
+    certificate = str(tls.certificate) if tls else None
+    mine = json.dumps({"url": url, "pid": os.getpid(), "certificate": certificate})
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(mine)

@@ -9,10 +9,11 @@ from tests.catalog.checkpoints import LLAMA, checkpoint, safetensors
 from tests.catalog.tiny_models import MODELS, make
 
 from modelyard.catalog.estimate import estimate
-from modelyard.catalog.estimate_folder import CUDA_CONTEXT_MIB, Wish, estimate_folder
+from modelyard.catalog.estimate_folder import Wish, estimate_folder
 from modelyard.catalog.estimate_split import Split, estimate_split
 from modelyard.catalog.folder_checkpoint import FolderCheckpoint, read_folder
 from modelyard.catalog.gguf import GgufHeader, read_header
+from modelyard.core.defaults import VLLM_CONTEXT_MIB
 
 MIB = 2**20
 
@@ -106,7 +107,7 @@ def test_tensor_parallel_gpus_have_equal_parts(tmp_path: Path) -> None:
     assert set(two) == {"gpu0", "gpu1", "host"}
     assert two["gpu0"].term("weights") == one.term("weights") / 2
     assert two["gpu0"].term("kv cache") == one.term("kv cache") / 2
-    assert two["gpu1"].term("CUDA context") == CUDA_CONTEXT_MIB
+    assert two["gpu1"].term("CUDA context") == VLLM_CONTEXT_MIB
     assert (one.term("collective buffers"), two["gpu0"].term("collective buffers")) == (0, 600)
 
 

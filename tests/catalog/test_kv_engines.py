@@ -31,7 +31,7 @@ def test_caches_are_those_that_vllm_s_own_specifications_count(
     groups: tuple[LayerGroup, ...], context: int, expected: int
 ) -> None:
     """Counted by vLLM 0.32: `max_memory_usage_bytes` of each group that `kv_cache_utils` makes of
-    these layers, in blocks of 16 with 2048 batched tokens, times the layers of its groups."""
+    these layers, in blocks of 16 with 2048 tokens in flight, times the layers of its groups."""
     found = kv_bytes(Attention(groups), "vllm", context, 1, "bfloat16")
 
     assert found.n_bytes == expected
@@ -74,8 +74,9 @@ def test_blocks_grow_until_they_hold_a_state() -> None:
     two = kv_bytes(attention, "vllm", 1569, 1, "fp8", state_dtype="float32")
 
     page = 1568 * 4 * 512
-    assert one.n_bytes == (48 + 16) * page
-    assert two.n_bytes == (48 + 2 * 16) * page
+    # Two states for each sequence, because prefixes are remembered (MambaSpec, mode "align").
+    assert one.n_bytes == (2 * 48 + 16) * page
+    assert two.n_bytes == (2 * 48 + 2 * 16) * page
     assert page / (2 * state.conv + 4 * state.state) == pytest.approx(1.0013, abs=0.0001)
 
 

@@ -9,6 +9,7 @@ import platformdirs
 import pytest
 
 from modelyard.config import Config, Server, default_path, load
+from modelyard.config.values import Tls
 from modelyard.core.errors import ConfigError
 from modelyard.core.specs import Limits, ModelSpec, Profile, Task
 
@@ -45,16 +46,34 @@ def test_every_server_key_reaches_its_field(load_text: Loader) -> None:
           port: 0
           allowed_hosts: [box.lan, "*"]
           insecure: true
+          tls: {certificate: /tls/box.pem, key: /tls/box.key, client_ca: /tls/ca.pem}
           max_body: 1MiB
           heartbeat_after: 1s
           heartbeat_every: 2s
+          header_timeout: 6s
           body_timeout: 3s
+          send_timeout: 5s
           keep_alive: 4s
+          websocket_idle: 7s
           shutdown_timeout: 0
           state_dir: /var/lib/modelyard
         """
     expected = Server(
-        "0.0.0.0", 0, ("box.lan", "*"), True, 1024**2, 1, 2, 3, 4, 0, Path("/var/lib/modelyard")
+        host="0.0.0.0",
+        port=0,
+        allowed_hosts=("box.lan", "*"),
+        tls=Tls(Path("/tls/box.pem"), Path("/tls/box.key"), Path("/tls/ca.pem")),
+        insecure=True,
+        max_body_bytes=1024**2,
+        heartbeat_after_s=1,
+        heartbeat_every_s=2,
+        header_timeout_s=6,
+        body_timeout_s=3,
+        send_timeout_s=5,
+        keep_alive_s=4,
+        websocket_idle_s=7,
+        shutdown_timeout_s=0,
+        state_dir=Path("/var/lib/modelyard"),
     )
 
     assert load_text(text).server == expected

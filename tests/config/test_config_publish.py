@@ -25,6 +25,7 @@ def published_keys() -> Iterator[tuple[str, dict[str, Any]]]:
     schema = json_schema()
     sections = {
         "server.": "ServerSection",
+        "server.tls.": "TlsSection",
         "devices.": "DevicesSection",
         "scheduling.": "SchedulingSection",
         "engines.": "EnginesSection",

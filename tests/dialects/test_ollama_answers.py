@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from typing import Any
 
@@ -100,7 +101,7 @@ def test_a_streamed_chat_is_a_line_for_each_part_and_one_with_the_counts() -> No
 def test_a_stream_says_the_same_wherever_it_is_cut(cuts: list[int]) -> None:
     whole, parted = reply(), reply()
     edges = [0, *sorted(cuts), len(STREAM)]
-    parts = [STREAM[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [STREAM[a:b] for a, b in itertools.pairwise(edges)]
 
     said = b"".join(parted.part(part) for part in parts) + parted.end()
     assert whole.part(STREAM) + whole.end() == said

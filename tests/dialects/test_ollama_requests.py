@@ -82,7 +82,8 @@ def test_options_get_the_names_that_engines_know() -> None:
 
 
 def test_options_of_loading_stay_here_and_options_of_nobody_go_on() -> None:
-    options = dict.fromkeys(LOADING, 1) | {"future_option": "x", "top_k": None, "stop": []}
+    loading: dict[str, Any] = dict.fromkeys(LOADING, 1)
+    options = loading | {"future_option": "x", "top_k": None, "stop": []}
 
     assert body(ollama.chat, messages=HELLO, options=options) == {
         "model": "m",
@@ -157,7 +158,7 @@ def test_an_image_is_told_by_its_first_bytes(start: bytes, kind: str) -> None:
 
 
 def test_results_of_tools_find_the_calls_they_answer() -> None:
-    calls = [
+    calls: list[dict[str, Any]] = [
         {"function": {"name": "weather", "arguments": {"city": "Rome"}}},
         {"function": {"name": "time", "arguments": {}}},
         {"function": {"name": "weather", "arguments": {"city": "Oslo"}}, "id": "own"},
@@ -185,7 +186,9 @@ def test_results_of_tools_find_the_calls_they_answer() -> None:
 
 
 def test_results_without_a_name_answer_the_calls_in_their_order() -> None:
-    calls = [{"function": {"name": name, "arguments": {}}} for name in ("a", "b")]
+    calls: list[dict[str, Any]] = [
+        {"function": {"name": name, "arguments": {}}} for name in ("a", "b")
+    ]
     results = [{"role": "tool", "content": text} for text in ("first", "second", "of nobody")]
     messages = [{"role": "assistant", "tool_calls": calls}, *results]
 
@@ -239,13 +242,6 @@ def test_a_raw_prompt_is_a_completion() -> None:
         "response_format": {"type": "json_object"},
         "json_schema": {},
     }
-
-
-def test_a_gap_is_filled_by_a_completion_with_a_suffix() -> None:
-    told = asked(ollama.generate, prompt="def f(", suffix="return 1")
-
-    assert told.task is Task.COMPLETION
-    assert json.loads(told.body)["suffix"] == "return 1"
 
 
 def test_embed_asks_for_floats_of_every_text() -> None:
@@ -332,7 +328,7 @@ def test_keep_alive_is_read_as_ollama_reads_it(written: object, seconds: float |
         (ollama.generate, {"prompt": "x", "context": [1, 2]}, "context"),
         (ollama.generate, {"prompt": "x", "width": 64}, "width"),
         (ollama.generate, {"prompt": "x", "raw": True, "system": "y"}, "raw"),
-        (ollama.generate, {"prompt": "x", "suffix": "z", "images": [PIXEL]}, "suffix"),
+        (ollama.generate, {"prompt": "x", "suffix": "z"}, "suffix"),
         (ollama.chat, {"messages": HELLO, "model": ""}, "model"),
     ],
 )
@@ -362,3 +358,20 @@ def test_what_cannot_be_honoured_is_refused_by_name(
 def test_nonsense_is_refused_with_what_is_wrong(nonsense: bytes) -> None:
     with pytest.raises(InvalidRequest):
         ollama.chat(nonsense)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("qwen3", ("qwen3:latest",)),
+        ("qwen3:latest", ("qwen3",)),
+        ("qwen3:8b", ()),
+        ("hf.co/org/name", ("hf.co/org/name:latest", "org/name")),
+        ("hf.co/org/name:Q4_K_M", ("org/name:Q4_K_M",)),
+        (":latest", ()),
+    ],
+)
+def test_a_name_may_be_written_with_a_tag_that_says_nothing(
+    written: str, meant: tuple[str, ...]
+) -> None:
+    assert ollama.DIALECT.spellings(written) == meant

@@ -128,18 +128,21 @@ def test_every_way_of_writing_documents_reaches_the_engine_as_the_same_list(
     assert translated(texts=texts)[0]["documents"] == texts
 
 
-@pytest.mark.parametrize(
-    "fields",
-    [
-        {},
-        {"documents": [{"image": "http://example.org/x.png"}]},
-        {"documents": ["a", 7]},
-        {"documents": "a"},
-        {"texts": [1]},
-        {"documents": ["a"], "top_n": "many"},
-    ],
-)
-def test_documents_that_cannot_be_read_are_refused(fields: dict[str, Any]) -> None:
+def test_what_has_no_text_is_left_to_the_engine() -> None:
+    picture = {"image": "http://example.org/x.png"}
+
+    assert translated(documents=["a", picture])[0]["documents"] == ["a", picture]
+
+
+@pytest.mark.parametrize("documents", [None, "a", {"content": []}])
+def test_documents_that_are_no_list_are_left_to_the_engine(documents: Any) -> None:
+    body = {"model": "m", "query": "q", "documents": documents}
+
+    assert rerank.translate(json.dumps(body).encode()) is None
+
+
+@pytest.mark.parametrize("fields", [{"texts": [1]}, {"documents": ["a"], "rank_fields": "title"}])
+def test_fields_of_the_wrong_kind_are_refused(fields: dict[str, Any]) -> None:
     with pytest.raises(InvalidRequest):
         translated(**fields)
 

@@ -14,7 +14,11 @@ from modelyard.core.specs import Limits, Task
 from modelyard.engines.remote_models import MAX_MODELS, Offer, Page, read_page, specs_of
 
 NESTED = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=9),
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(max_size=9),
     lambda below: (
         st.lists(below, max_size=3)
         | st.dictionaries(st.sampled_from(["data", "id", "tasks", "type"]), below, max_size=3)

@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from modelyard.core.defaults import VLLM_CONTEXT_MIB as CONTEXT_MIB
+from modelyard.core.defaults import VLLM_NCCL_MIB as NCCL_MIB
 from modelyard.core.errors import LaunchError
 from modelyard.core.specs import (
     Device,
@@ -24,7 +26,6 @@ from modelyard.engines.visibility import visible_devices
 from modelyard.engines.vllm import Vllm
 from modelyard.engines.vllm_builds import MODULE, Build
 from modelyard.engines.vllm_complete import KV_SPACE, THREADS, Machine, completed
-from modelyard.engines.vllm_memory import CONTEXT_MIB, NCCL_MIB
 
 HERE = Endpoint("127.0.0.1", 4711)
 CARD, OTHER = "GPU-11111111-2222-3333-4444-555555555555", "GPU-66666666-7777-8888-9999-000000000000"

@@ -107,6 +107,7 @@ async def peer(
 def remote(
     *upstreams: RemoteUpstream | Peer,
     thresholds: Thresholds = Thresholds(failures=1, open_s=0.05, open_max_s=0.1),  # noqa: B008
+    tasks: frozenset[Task] = frozenset(Task),
     **fields: Any,
 ) -> ModelSpec:
     """A remote model `m`."""
@@ -117,7 +118,7 @@ def remote(
     return ModelSpec(
         "m",
         "remote",
-        frozenset(Task),
+        tasks,
         profiles=(Profile("remote", ()),),
         remote=RemoteModel(tuple(written), thresholds),
         limits=Limits(max_wait_s=10.0, response_timeout_s=10.0),

@@ -20,8 +20,8 @@ import pytest
 
 from modelyard.core.specs import Endpoint, ModelSpec, OptionValue, Placement, Progress, Task
 from modelyard.engines.transformers import Transformers
+from modelyard.servers.lifeline import Unusable
 from modelyard.servers.processors import usable_processors
-from modelyard.servers.transformers.errors import Unusable
 from modelyard.servers.transformers.settings import ChatSettings, Settings, read_settings
 
 ADAPTER = Transformers(sys.executable)

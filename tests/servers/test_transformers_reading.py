@@ -18,7 +18,7 @@ from httpx import ASGITransport, AsyncClient, Response
 from safetensors import SafetensorError
 
 from modelyard.engines.transformers import Transformers
-from modelyard.servers.transformers.errors import Unusable
+from modelyard.servers.lifeline import Unusable
 from modelyard.servers.transformers.settings import Duty, Settings
 from modelyard.servers.transformers.web import Application
 

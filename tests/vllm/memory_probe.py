@@ -2,8 +2,8 @@
 
 Run with vLLM's own Python: `.venv-vllm/bin/python tests/vllm/memory_probe.py FOLDER [NAME ...]`.
 Every model is loaded by an engine in a process of its own, forked after the slow imports. Told are
-the bytes of the parameters as they lie in memory, the bytes set aside for the cache, and what
-vLLM's log says of it: the tokens that it holds, and how many sequences of full length.
+the bytes of the parameters once their weights are in, and what vLLM's log says of its cache of
+VLLM_CPU_KVCACHE_SPACE GiB: the tokens that it holds, and how many sequences of full length.
 """
 
 from __future__ import annotations
@@ -55,14 +55,17 @@ def loaded(folder: Path) -> dict[str, Any]:
     weights: list[int] = []
     watched(weights)
     llm = LLM(
-        str(folder), enforce_eager=True, max_model_len=CONTEXT, max_num_seqs=8, dtype="bfloat16"
+        str(folder),
+        enforce_eager=True,
+        max_model_len=CONTEXT,
+        max_num_seqs=8,
+        max_num_batched_tokens=2048,  # a server's own number; that of `LLM` is larger
+        dtype="bfloat16",
     )
     core = llm.llm_engine.engine_core.engine_core
     cache = core.scheduler.kv_cache_config
-    sizes = [tensor.size for tensor in cache.kv_cache_tensors]
     return {
         "weights": weights[0],
-        "cache": sum(sizes),
         "blocks": cache.num_blocks,
         "block": max(group.kv_cache_spec.block_size for group in cache.kv_cache_groups),
     }

@@ -47,6 +47,9 @@ class LayerGroup:
     """Numbers of a convolution's state per sequence."""
     state: int = 0
     """Numbers of a recurrent state per sequence."""
+    copies: int = 2
+    """States of one sequence that vLLM makes room for where it remembers prefixes: the one that is
+    computed and that of the last whole block, and of Mamba-2 one more within the prompt."""
 
     @property
     def width(self) -> int:

@@ -261,14 +261,14 @@ class _Layers:
         steps = max(0, kernel - 1)
         heads = config.count("mamba_n_heads", "mamba_num_heads", "n_mamba_heads")
         if heads is None and self._kind == "mamba2":
-            heads = self._heads
+            heads = config.count("num_heads") or self._heads
         width = config.count("mamba_d_head", "mamba_head_dim", "mamba_headdim")
         if width is None and self._kind == "mamba2":
             width = config.count("head_dim")
         if heads and width:
             groups = config.count("mamba_n_groups", "n_groups", "mamba_ngroups") or 1
             inner = heads * width
-            return _state_group((inner + 2 * groups * size) * steps, inner * size)
+            return _state_group((inner + 2 * groups * size) * steps, inner * size, copies=3)
         expand = config.count("mamba_expand", "expand") or 2
         inner = config.count("mamba_intermediate_size") or expand * self._hidden
         if self._kind in {"mamba", "falcon_mamba"}:
@@ -276,8 +276,8 @@ class _Layers:
         return _state_group(inner * steps, inner * size)
 
 
-def _state_group(conv: int, state: int) -> LayerGroup:
-    return LayerGroup(Keeps.STATE, conv=conv, state=state)
+def _state_group(conv: int, state: int, copies: int = 2) -> LayerGroup:
+    return LayerGroup(Keeps.STATE, conv=conv, state=state, copies=copies)
 
 
 def _present(config: JsonObject, keys: tuple[str, ...]) -> str:

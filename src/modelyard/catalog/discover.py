@@ -29,7 +29,7 @@ from modelyard.catalog.found import FoundModel, Origin
 from modelyard.catalog.quantization import of_gguf, without_quantization
 from modelyard.catalog.recent import stamps_of
 from modelyard.catalog.specs import spec_of
-from modelyard.catalog.stores import Repository, modelscope_id, repository_of
+from modelyard.catalog.stores import Repository, modelscope_id, pulled_from, repository_of
 from modelyard.core.specs import ModelSpec
 
 SUFFIX: Final = ".gguf"
@@ -76,6 +76,8 @@ class _Search:
         self.problems: list[Problem] = []
         self._cache = cache
         self._engines = engines
+        self._pulled: dict[Path, str] = {}
+        """Folders that downloads of ours filled, with the repository they are from."""
 
     def run(self, dirs: Iterable[Path]) -> None:
         for folder in self.walk.folders(dirs):
@@ -156,12 +158,21 @@ class _Search:
             else:
                 self._other(path, checkpoint.verdict)
         beside = [model.files[0] for model in models]
+        hub_id = self._pulled_from(folder) if repository is None else repository.id
         for model in models:
             chosen = variants.projector_for(model.files[0], beside, list(projectors))
             projector = None if chosen is None else projectors[chosen]
-            names = _gguf_names(model.files[0], beside, repository)
+            names = _gguf_names(model.files[0], beside, hub_id)
             origin = Origin.FOLDER if repository is None else Origin.HUGGINGFACE
             self._gguf(model, names, origin, projector)
+
+    def _pulled_from(self, folder: Folder) -> str | None:
+        """The repository that a download of ours filled this folder from, or one around it."""
+        path = folder.path
+        hub_id = pulled_from(folder) or self._pulled.get(path.parent)
+        if hub_id is not None:
+            self._pulled[path] = hub_id
+        return hub_id
 
     def _gguf(
         self,
@@ -311,9 +322,7 @@ def _first_files(files: Iterable[Path], problems: list[Problem]) -> Iterator[Pat
             problems.append(Problem(path, f"the first file of its model, {missing}, is missing"))
 
 
-def _gguf_names(
-    path: Path, beside: Sequence[Path], repository: Repository | None
-) -> tuple[str, ...]:
+def _gguf_names(path: Path, beside: Sequence[Path], hub_id: str | None) -> tuple[str, ...]:
     """More names of a GGUF file: what it has in common with its quantisations, if people would
     mean this one; in a repository, its id and `ID:QUANTISATION` as llama.cpp writes it."""
     base = variants.base_name(path)
@@ -322,10 +331,10 @@ def _gguf_names(
     names: list[str] = []
     if path == variants.preferred(same) and quantization is not None:
         names.append(base)
-        if repository is not None and len(same) == len(beside):
-            names.append(repository.id)
-    if repository is not None and quantization is not None:
-        names.append(f"{repository.id}:{quantization}")
+        if hub_id is not None and len(same) == len(beside):
+            names.append(hub_id)
+    if hub_id is not None and quantization is not None:
+        names.append(f"{hub_id}:{quantization}")
     return tuple(names)
 
 

@@ -5,9 +5,9 @@ Laws of this file:
   the engines' authors or users measured; every term says which.
 - What a device holds is told device by device: `gpu0`, `gpu1`, …, and `host`.
 
-Figures: CUDA context 0.5 GiB (an idle H100 has 78.66 of 79.18 GiB free); NCCL 0.3 to 1 GiB for each
-GPU of several; vLLM's peak of activations was reported as 4.8 to 5.6 GiB at 8192 batched tokens of
-dense models of 8 to 70 billion parameters; CUDA graphs as 0.65 GiB for gemma-3-4b (vLLM #21489).
+Figures: CUDA context and NCCL are those of `core.defaults`; vLLM's peak of activations was reported
+as 4.8 to 5.6 GiB at 8192 batched tokens of dense models of 8 to 70 billion parameters; CUDA graphs
+as 0.65 GiB for gemma-3-4b (vLLM #21489).
 """
 
 from __future__ import annotations
@@ -21,11 +21,14 @@ from modelyard.catalog.folder_checkpoint import FolderCheckpoint
 from modelyard.catalog.json_object import JsonObject
 from modelyard.catalog.kv import VLLM_BATCHED_TOKENS, VLLM_BLOCK, kv_bytes
 from modelyard.catalog.terms import HEADERS, MIB, Estimate, Term
-from modelyard.core.defaults import READING, context_tokens
+from modelyard.core.defaults import (
+    READING,
+    VLLM_CONTEXT_MIB,
+    VLLM_NCCL_MIB,
+    context_tokens,
+)
 from modelyard.core.specs import Task
 
-CUDA_CONTEXT_MIB: Final = 530.0
-COLLECTIVE_MIB: Final = 600.0
 GRAPHS_MIB: Final = 650.0
 VLLM_PROCESS_MIB: Final = 1800.0
 """vLLM's processes in host memory without a model: importing its API server alone holds 578 MiB
@@ -147,6 +150,7 @@ class _Reckoning:
             block=wish.block or (VLLM_BLOCK if wish.gpus else _HOST_BLOCK),
             tensor_parallel=wish.tensor_parallel,
             state_dtype=self._state_dtype(),
+            in_flight=wish.pipeline_parallel + 1 if wish.gpus else 1,
         )
         stages = wish.pipeline_parallel
         words = memory.formula if stages == 1 else f"({memory.formula}) / {stages} stages"
@@ -179,11 +183,14 @@ class _Reckoning:
 
     def _context_term(self) -> Term:
         return Term(
-            "CUDA context", CUDA_CONTEXT_MIB, "per process and GPU", "an idle H100 under vLLM"
+            "CUDA context",
+            float(VLLM_CONTEXT_MIB),
+            "per process and GPU",
+            "an idle H100 under vLLM",
         )
 
     def _collective(self) -> Term:
-        mib = COLLECTIVE_MIB if self._wish.tensor_parallel > 1 else 0.0
+        mib = float(VLLM_NCCL_MIB) if self._wish.tensor_parallel > 1 else 0.0
         return Term("collective buffers", mib, "NCCL, per GPU of several", "reports: 0.3 to 1 GiB")
 
     def _process(self) -> Term:
@@ -203,6 +210,8 @@ class _Reckoning:
         return named if self._engine == "vllm" or self._wish.gpus else "float32"
 
     def _state_dtype(self) -> str:
+        if not self._wish.gpus:
+            return "float32"  # what vLLM's kernels for processors keep (platforms/cpu.py)
         told = self._text.values.get("mamba_ssm_dtype")
         return told if isinstance(told, str) else self._dtype()
 

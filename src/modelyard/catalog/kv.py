@@ -101,13 +101,16 @@ def kv_bytes(
     block: int = VLLM_BLOCK,
     tensor_parallel: int = 1,
     state_dtype: str = "auto",
+    in_flight: int = 1,
 ) -> Memory:
     """Bytes in which `engine` remembers `sequences` sequences of `context` tokens each.
 
     For one device of `tensor_parallel`; all layers are counted, so the caller divides by pipeline
     stages. `dtype` is that of the cache by the engine's name (`auto`: two bytes), `state_dtype`
     that of recurrent states in vLLM. `batched_tokens` are computed at once (vLLM's
-    max_num_batched_tokens, llama.cpp's ubatch) and windows hold them too; `block` is vLLM's.
+    max_num_batched_tokens, llama.cpp's ubatch) and windows hold them too, as often as vLLM has such
+    batches `in_flight` (two on GPUs, where one is prepared while another is computed); `block` is
+    vLLM's.
     Engines: `llamacpp`, `vllm`, `transformers`; any other name counts as transformers.
     """
     if not attention.causal:
@@ -116,7 +119,8 @@ def kv_bytes(
         room = room_for(context * sequences, sequences, min(batched_tokens, context))
         return llamacpp_memory(attention, room, dtype, dtype)
     if engine == "vllm":
-        paging = _Paging(block, batched_tokens, tensor_parallel, dtype, state_dtype)
+        window = batched_tokens * in_flight
+        paging = _Paging(block, window, tensor_parallel, dtype, state_dtype)
         return _vllm(attention, context, sequences, paging)
     return _transformers(attention, context, sequences, dtype)
 
@@ -226,7 +230,8 @@ class _Paging:
     """How vLLM cuts its cache into pages."""
 
     block: int
-    batched_tokens: int
+    in_flight_tokens: int
+    """Computed at once, or scheduled and not settled: windows hold them too."""
     tensor_parallel: int
     dtype: str
     state_dtype: str
@@ -258,8 +263,9 @@ def _vllm(attention: Attention, context: int, sequences: int, paging: _Paging) -
     size = largest if largest < smallest * 1.5 else smallest
     total = Fraction(0)
     words: list[str] = []
+    is_hybrid = any(group.keeps is not Keeps.STATE for group in groups)
     for group in groups:
-        blocks = _blocks(group, context, block, paging.batched_tokens)
+        blocks = _blocks(group, context, block, paging.in_flight_tokens, is_hybrid=is_hybrid)
         layers = -(-group.layers // size) * size if len(groups) > 1 else group.layers
         each = page or block * paging.token_bytes(group)
         total += layers * blocks * each
@@ -285,12 +291,15 @@ def _equal_pages(groups: tuple[LayerGroup, ...], paging: _Paging) -> tuple[int, 
     return block, block * widest
 
 
-def _blocks(group: LayerGroup, context: int, block: int, batched: int) -> int:
+def _blocks(group: LayerGroup, context: int, block: int, batched: int, *, is_hybrid: bool) -> int:
+    """Pages of one sequence in one layer. Prefixes are remembered, which costs copies of a state,
+    where there is attention beside it."""
+
     def covering(tokens: int) -> int:
         return -(-tokens // block)
 
     if group.keeps is Keeps.STATE:
-        return 1
+        return group.copies if is_hybrid else 1
     if group.keeps is Keeps.WINDOW:
         return covering(min(group.span - 1 + batched, context)) + 1
     if group.keeps is Keeps.CHUNK:

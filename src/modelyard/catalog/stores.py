@@ -3,6 +3,8 @@
 Laws of this file:
 - Read only: nothing is written, moved or repaired in a folder that another program owns.
 - A repository is one model, in the revision its `main` names; older snapshots are history.
+- What our own downloads left beside a model (`.modelyard-pull.json`) tells whose it is, and nothing
+  else is believed of it.
 
 Layouts: the hub's cache (huggingface.co/docs/hub/local-cache: `models--ORG--NAME` with `refs`,
 `blobs` and `snapshots/COMMIT`, whose files link to blobs; blobs that are being fetched end in
@@ -13,14 +15,21 @@ written `___`, and hidden files `.msc`, `.mv` and `.mdl` beside the model; since
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from modelyard.catalog.errors import BadModelFile
 from modelyard.catalog.folders import Folder
+from modelyard.catalog.json_object import read_object
 
 _MODELSCOPE_FILES: Final = frozenset({".msc", ".mv", ".mdl"})
 _REF_BYTES: Final = 256
+RECEIPT: Final = ".modelyard-pull.json"
+"""What downloads leave beside a model; no hub may write it."""
+_RECEIPT_BYTES: Final = 2**24
+_REPO: Final = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +61,17 @@ def modelscope_id(folder: Folder) -> str | None:
     if not folder.hidden & _MODELSCOPE_FILES:
         return None
     return f"{folder.path.parent.name}/{folder.path.name}".replace("___", ".")
+
+
+def pulled_from(folder: Folder) -> str | None:
+    """The repository that the files in `folder` were downloaded from by `modelyard pull`."""
+    if RECEIPT not in folder.hidden:
+        return None
+    try:
+        repo = read_object(folder.path / RECEIPT, most_bytes=_RECEIPT_BYTES).text("repo")
+    except BadModelFile:
+        return None  # the files are what they are without it
+    return repo if repo is not None and _REPO.fullmatch(repo) else None
 
 
 def _snapshot(folder: Folder) -> Path | None:

@@ -2,6 +2,8 @@
 
 Laws of this file:
 - News says only "look again"; what changed is found by a scan, so nothing can be missed twice.
+- What happens in hidden folders is no news: no model is looked for there, and downloads write
+  there.
 - A folder may not exist yet, vanish or be replaced; it is looked for every few seconds, and its
   coming and going is news as well.
 - Files outside the folders are looked at every few seconds, because the system watches folders
@@ -83,7 +85,7 @@ async def _until_it_differs(
         return
     watching = watchfiles.awatch(
         *present,
-        watch_filter=None,
+        watch_filter=lambda _, path: not _is_hidden(Path(path), present),
         debounce=int(DEBOUNCE_S * 1000),
         rust_timeout=int(presence_s * 1000),
         yield_on_timeout=True,
@@ -102,6 +104,16 @@ async def _until_it_differs(
     except FileNotFoundError:
         # A folder vanished between the look and the watch; the next look sees that.
         await _stopped_within(stop, presence_s)
+
+
+def _is_hidden(path: Path, folders: Iterable[Path]) -> bool:
+    """Whether a hidden folder lies between the watched folder and the path."""
+    for folder in folders:
+        if path.is_relative_to(folder):
+            between = path.relative_to(folder).parts[:-1]
+            if not any(part.startswith(".") for part in between):
+                return False
+    return True
 
 
 def _lost(found: Iterable[tuple[watchfiles.Change, str]], present: _Presence) -> bool:

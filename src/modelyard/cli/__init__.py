@@ -24,9 +24,12 @@ from modelyard.cli import (
     demo,
     exits,
     import_,
+    keys,
+    mode,
     models,
     plan,
     pull,
+    requests,
     rm,
     run,
     secret,
@@ -56,6 +59,7 @@ app.command()(models.restart)
 app.command()(sleeping.sleep)
 app.command()(sleeping.wake)
 app.command()(assign.assign)
+app.command()(mode.mode)
 app.command()(models.logs)
 app.command()(plan.plan)
 app.command()(simulate.simulate)
@@ -63,6 +67,9 @@ app.command("import")(import_.import_config)
 app.command()(pull.pull)
 app.command()(rm.rm)
 app.command()(secret.secret)
+app.add_typer(keys.commands)
+app.command()(requests.requests)
+app.command()(requests.cancel)
 app.command()(about.info)
 app.add_typer(configure.commands)
 app.command()(about.version)

@@ -7,7 +7,6 @@ Laws of this file:
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,15 +15,14 @@ import typer
 from modelyard.cli.configure import ConfigFile as ConfigOption
 from modelyard.cli.exits import BadUsage
 from modelyard.cli.options import Json, Model, Timeout, Url
-from modelyard.cli.output import note, print_json, print_pairs, say
+from modelyard.cli.output import print_json, print_pairs, say
+from modelyard.cli.owner import file_here, owner
 from modelyard.cli.words import listed, short_path, span
 
 if TYPE_CHECKING:
     from modelyard.client import Client
-    from modelyard.config import Config
     from modelyard.config.assignment import AssignmentView, Wanted
-    from modelyard.core.specs import ModelSpec, OptionValue
-    from modelyard.runtime.config_file import ConfigFile
+    from modelyard.core.specs import OptionValue
 
 NOBODY = "none"
 """Given to `--devices`, it takes the assigned ones back."""
@@ -99,7 +97,7 @@ def assign(
         raise BadUsage("nothing to assign", hint="see `modelyard assign --help`, or use --show")
     if (show and clear) or ((show or clear) and wanted != Wanted()):
         raise BadUsage("--show and --clear stand alone")
-    client = _server(url, config)
+    client = owner(url, config)
     if client is None:
         if restart:
             raise BadUsage("no server is running, so there is nothing to restart")
@@ -175,32 +173,6 @@ def _report(view: AssignmentView, as_json: bool, show: bool, ending: str) -> Non
 # ------------------------------------------------------------------------------------ who writes it
 
 
-def _server(url: str | None, config: Path | None) -> Client | None:
-    """The server that owns the file; None if there is none."""
-    from modelyard.client import Client
-    from modelyard.client.errors import ServerNotRunning
-
-    client = Client(url)
-    try:
-        info = client.info()
-    except ServerNotRunning:
-        client.close()
-        if url is not None:
-            raise
-        return None
-    if config is None or _same(config, info.config_path):
-        return client
-    client.close()
-    if url is not None:
-        raise BadUsage(f"the server at {url} uses {info.config_path or 'no file'}, not {config}")
-    note(f"the running server uses another file; {config} is written without it")
-    return None
-
-
-def _same(config: Path, path: str | None) -> bool:
-    return path is not None and os.path.realpath(config) == os.path.realpath(path)
-
-
 def _by_server(
     client: Client, model: str, wanted: Wanted, *, show: bool, clear: bool
 ) -> AssignmentView:
@@ -228,27 +200,8 @@ def _in_file(
 
     from modelyard.core.names import Names
 
-    file, specs = _open(config)
+    file, specs = file_here(config)
     spec = Names(specs).resolve(model)
     if show:
         return file.assignment(spec)
     return asyncio.run(file.clear(spec) if clear else file.assign(spec, wanted))
-
-
-def _open(config: Path | None) -> tuple[ConfigFile, list[ModelSpec]]:
-    """The configuration file, and the models that it declares or lets be found."""
-    from modelyard.app import engine_problems
-    from modelyard.cli.configure import load_config
-    from modelyard.runtime.config_file import ConfigFile
-    from modelyard.runtime.inventory import Inventory
-
-    def read(path: Path | None, content: bytes | None) -> Config:
-        return load_config(path or config, content=content)
-
-    async def adopt(_: Config) -> None:
-        """Nobody runs who would have to follow it."""
-
-    chosen = load_config(config)
-    specs = Inventory(chosen).read()
-    by_id = {spec.id: spec for spec in specs}
-    return ConfigFile(chosen, read, engine_problems, adopt, lambda: by_id), specs

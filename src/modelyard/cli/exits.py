@@ -32,7 +32,10 @@ _BY_CODE = {
     "wrong_task": REFUSED,
 }
 
-_ADVICE = {"model_not_found": "`modelyard list` shows all models"}
+_ADVICE = {
+    "invalid_api_key": "set MODELYARD_API_KEY to a key that the server knows",
+    "model_not_found": "`modelyard list` shows all models",
+}
 """What to do about errors of the server that only the command line can say."""
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -14,6 +14,9 @@ from modelyard.config import default_state_dir
 from modelyard.core.errors import InvalidRequest
 
 DEFAULT_URL = "http://127.0.0.1:8080"
+KEY_VARIABLE = "MODELYARD_API_KEY"
+"""Holds the key that every command shows to the server. There is no flag for it: arguments are seen
+by everybody on the machine, and kept by the shell."""
 STATE_FILE = "server.json"
 """In the state folder: where the running server listens. The server writes and removes it."""
 
@@ -27,8 +30,7 @@ def find_url(url: str | None = None, environ: Mapping[str, str] = os.environ) ->
     """
     asked = url or environ.get("MODELYARD_URL")
     if not asked:
-        folder = environ.get("MODELYARD_SERVER__STATE_DIR")
-        return _written_url(Path(folder) if folder else default_state_dir()) or DEFAULT_URL
+        return _written_url(_state_dir(environ)) or DEFAULT_URL
     whole = asked if "://" in asked else f"http://{asked}"
     try:
         parts = urlsplit(whole)
@@ -42,18 +44,46 @@ def find_url(url: str | None = None, environ: Mapping[str, str] = os.environ) ->
     return whole.rstrip("/").removesuffix("/v1")
 
 
+def _state_dir(environ: Mapping[str, str]) -> Path:
+    folder = environ.get("MODELYARD_SERVER__STATE_DIR")
+    return Path(folder) if folder else default_state_dir()
+
+
 def _written_url(state_dir: Path) -> str | None:
     """The address in the state file; None if there is none that can be read."""
+    written = _written(state_dir)
+    return None if written is None else written.url
+
+
+def _written(state_dir: Path) -> _Written | None:
     try:
-        written = msgspec.json.decode((state_dir / STATE_FILE).read_bytes(), type=_Written)
+        return msgspec.json.decode((state_dir / STATE_FILE).read_bytes(), type=_Written)
     except (OSError, msgspec.DecodeError, UnicodeDecodeError):
         return None
-    return written.url
 
 
 class _Written(msgspec.Struct):
     url: str
     pid: int
+    certificate: str | None = None
+    """What it proves itself with, if it speaks https."""
+
+
+def credentials(key: str | None = None, environ: Mapping[str, str] = os.environ) -> dict[str, str]:
+    """The header lines that show `key`, else that of MODELYARD_API_KEY; none if there is neither.
+
+    Raises InvalidRequest for a key that no header can hold. It is not repeated: what somebody put
+    there by mistake may be a secret, too.
+    """
+    shown = (key or environ.get(KEY_VARIABLE) or "").strip()
+    if not shown:
+        return {}
+    if not shown.isascii() or not shown.isprintable() or " " in shown:
+        raise InvalidRequest(
+            "the key for the server holds spaces, or characters that no header can hold",
+            hint=f"set {KEY_VARIABLE} to what `modelyard keys add` has printed",
+        )
+    return {"authorization": f"Bearer {shown}"}
 
 
 def is_loopback(url: str) -> bool:
@@ -62,9 +92,41 @@ def is_loopback(url: str) -> bool:
     return host in ("localhost", "::1") or host.startswith("127.")
 
 
-def certificates(url: str) -> ssl.SSLContext | bool:
-    """What httpx verifies servers with. Loading the usual certificates costs more than most
-    commands; without TLS an empty store does, which trusts nobody should it be asked after all."""
-    if url.startswith("https:"):
-        return True
-    return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+def certificates(url: str, environ: Mapping[str, str] = os.environ) -> ssl.SSLContext:
+    """What httpx verifies servers with. Raises InvalidRequest for files that are no certificates.
+
+    Trusted are the system's authorities, those in the file that MODELYARD_CA names, and the
+    certificate of this user's own server, which it has written down beside its address. The client
+    itself is known by MODELYARD_CLIENT_CERTIFICATE, a file with a certificate and its key.
+    """
+    if not url.startswith("https:"):
+        # Loading the usual certificates costs more than most commands; without TLS an empty store
+        # does, which trusts nobody should it be asked after all.
+        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context = ssl.create_default_context()
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # a server's own certificate will do
+    for path in (environ.get("MODELYARD_CA"), _own_certificate(url, environ)):
+        if path:
+            _load(context.load_verify_locations, path)
+    client = environ.get("MODELYARD_CLIENT_CERTIFICATE")
+    if client:
+        _load(context.load_cert_chain, client)
+    return context
+
+
+def _own_certificate(url: str, environ: Mapping[str, str]) -> str | None:
+    """The certificate of the server at `url` if it is this user's own."""
+    written = _written(_state_dir(environ))
+    if written is None or written.url != url or not written.certificate:
+        return None
+    return written.certificate if Path(written.certificate).is_file() else None
+
+
+def _load(load: Callable[[str], None], path: str) -> None:
+    try:
+        load(path)
+    except OSError as error:  # ssl.SSLError among them
+        raise InvalidRequest(
+            f"{path} cannot be used as a certificate: {error.strerror or error}",
+            hint="MODELYARD_CA and MODELYARD_CLIENT_CERTIFICATE name PEM files",
+        ) from None

@@ -17,15 +17,26 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import quote
 
-from modelyard.client.address import certificates, find_url, is_loopback
+from modelyard.client.address import certificates, credentials, find_url, is_loopback
 from modelyard.client.errors import NotModelyard
 from modelyard.client.streams import Answer, Events, Stream
 from modelyard.client.wire import Embeddings, Ranked, Ranking, decoded, refusal, translated
 from modelyard.config.assignment import AssignmentView, Reloaded, Wanted
+from modelyard.config.keyring import KeyChange, KeyView, KeyWanted
 from modelyard.config.plans import Ask, PlanView
 from modelyard.config.pulling import PullView, PullWanted, Removal
 from modelyard.core.specs import OptionValue
-from modelyard.core.views import DeviceView, Info, LineView, LogView, ModelView, WaitingView
+from modelyard.core.views import (
+    DeviceView,
+    Info,
+    LineView,
+    LogView,
+    ModelView,
+    ModesView,
+    RequestsView,
+    RequestView,
+    WaitingView,
+)
 
 if TYPE_CHECKING:
     import httpx
@@ -39,8 +50,13 @@ T = TypeVar("T")
 class Client:
     """A connection to one server. Close it, or use it in a `with` block."""
 
-    def __init__(self, url: str | None = None, *, timeout_s: float = 10.0) -> None:
+    def __init__(
+        self, url: str | None = None, *, key: str | None = None, timeout_s: float = 10.0
+    ) -> None:
         """`url` None looks for the server as `find_url` does. Raises InvalidRequest for a bad one.
+
+        `key` is shown to a server that asks for one; None is that of the variable
+        MODELYARD_API_KEY.
 
         `timeout_s` bounds connecting, and every answer of the admin API.
         """
@@ -52,6 +68,7 @@ class Client:
         self._http = httpx.Client(
             base_url=self.url,
             timeout=timeout_s,
+            headers=credentials(key),
             # A proxy for the outer world does not reach a server on this machine.
             trust_env=not is_loopback(self.url),
             verify=certificates(self.url),
@@ -126,6 +143,14 @@ class Client:
         """
         return self._post("/api/reload", Reloaded)
 
+    def modes(self) -> ModesView:
+        """The mode that holds, and whom each virtual model stands for."""
+        return self._get("/api/modes", ModesView)
+
+    def switch_mode(self, mode: str) -> ModesView:
+        """Have another mode hold; empty for none. Raises ApiError for one that is not there."""
+        return self._send("PUT", "/api/modes", ModesView, {"mode": mode})
+
     def assignment(self, model: str) -> AssignmentView:
         """The devices and options that were assigned to the model by command."""
         return self._get(_path(model, "assignment"), AssignmentView)
@@ -174,6 +199,27 @@ class Client:
         """
         asked = {"model": model, **asdict(ask or Ask())}
         return self._send("POST", "/api/plan", PlanView, asked)
+
+    def keys(self) -> list[KeyView]:
+        """Every key that the server lets in."""
+        return self._get("/api/keys", list[KeyView])
+
+    def add_key(self, name: str, wanted: KeyWanted) -> KeyChange:
+        """Have the server let in a key. Raises ApiError with `invalid_request` for a name that is
+        taken, and with `invalid_config` for a key that cannot be."""
+        return self._send("PUT", f"/api/keys/{quote(name, safe='')}", KeyChange, asdict(wanted))
+
+    def remove_key(self, name: str) -> KeyChange:
+        """Have the server let in a key no more. Raises ApiError with `not_found`."""
+        return self._send("DELETE", f"/api/keys/{quote(name, safe='')}", KeyChange)
+
+    def requests(self, last: int = 100) -> RequestsView:
+        """Requests under way, and the newest that are over."""
+        return self._get("/api/requests", RequestsView, {"last": last})
+
+    def cancel(self, request: str) -> list[RequestView]:
+        """End a request that is under way. Raises ApiError with `not_found`."""
+        return self._send("DELETE", f"/api/requests/{quote(request)}", list[RequestView])
 
     def logs(self, model: str, lines: int = 100) -> LogView:
         """The newest lines of the model's running or last engine."""

@@ -18,6 +18,19 @@ class ServerNotRunning(ModelyardError):
         )
 
 
+class ServerNotTrusted(ModelyardError):
+    """The server's certificate proves nothing to us, or ours nothing to it."""
+
+    code = "server_not_trusted"
+
+    def __init__(self, url: str, detail: str) -> None:
+        super().__init__(
+            f"the server at {url} cannot be trusted: {detail}",
+            hint="name the file of its authority in MODELYARD_CA, and use the name that its "
+            "certificate is for",
+        )
+
+
 class ServerSilent(ModelyardError):
     """The server took the connection and did not answer in time."""
 

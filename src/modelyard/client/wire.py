@@ -17,6 +17,7 @@ from modelyard.client.errors import (
     ConnectionLost,
     NotModelyard,
     ServerNotRunning,
+    ServerNotTrusted,
     ServerSilent,
 )
 from modelyard.config.pulling import PULLS, PullView
@@ -100,7 +101,9 @@ def translated(url: str, timeout_s: float = 0.0) -> Iterator[None]:
 
     try:
         yield
-    except (httpx.ConnectError, httpx.ConnectTimeout):
+    except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+        if "SSL:" in str(error):  # httpx tells it by its text alone
+            raise ServerNotTrusted(url, str(error)) from None
         raise ServerNotRunning(url) from None
     except httpx.TimeoutException:
         raise ServerSilent(url, timeout_s) from None
@@ -135,7 +138,7 @@ def event(url: str, data: bytes) -> Event:
         return Event(raw.topic, decoded(url, raw.data, LineView))
     if raw.topic == PULLS:
         pull = decoded(url, raw.data, PullView)
-        return Event(raw.topic, pull)  # type: ignore[arg-type]  # see Event
+        return Event(raw.topic, pull)
     if raw.topic == "lost":
         return Event(raw.topic, decoded(url, raw.data, int))
     return Event(raw.topic, decoded(url, raw.data, str))

@@ -8,6 +8,7 @@ Laws of this file:
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -36,7 +37,11 @@ from modelyard.config.values import (
 )
 from modelyard.config.wording import shorten
 from modelyard.core.policy import Policy
+from modelyard.core.shaping import Shape
 from modelyard.core.specs import AUTO_PROFILE, Limits, ModelSpec, Need, Profile, Task
+
+_REPOSITORY = re.compile(r"[A-Za-z0-9][\w.-]{0,95}/[A-Za-z0-9][\w.-]{0,95}", re.ASCII)
+"""Ids of repositories, as Hugging Face's hub and ModelScope allow them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +64,7 @@ def build(
     server = dict(file.server)
     server["allowed_hosts"] = tuple(file.server.allowed_hosts)
     server["cors_origins"] = tuple(file.server.cors_origins)
+    server["tls"] = file.server.tls.value(paths.resolve)
     server["state_dir"] = paths.resolve(file.server.state_dir, ("server", "state_dir"))
     llama_server = file.engines.llama_server
     if llama_server not in (None, "builtin"):
@@ -86,6 +92,7 @@ def build(
             _model(model_id, model, file.defaults, paths) for model_id, model in file.models.items()
         ),
         remotes=remotes_of(file.remotes, paths.resolve),
+        virtuals=tuple(virtual.value(name) for name, virtual in file.virtual.items()),
         limits=Limits(**dict(file.defaults)),
         path=path.absolute() if path else None,
         assigned=MappingProxyType(
@@ -140,6 +147,7 @@ def _model(model_id: str, model: ModelSection, defaults: LimitsSection, paths: _
         tasks=frozenset(model.tasks) or _usual_tasks(model.preset),
         aliases=tuple(model.aliases),
         source=str(source) if source else None,
+        repository=_repository(model),
         options=MappingProxyType(model.options),
         profiles=_profiles(model),
         command=tuple(model.command),
@@ -156,10 +164,22 @@ def _model(model_id: str, model: ModelSection, defaults: LimitsSection, paths: _
         health=model.health.value(),
         remote=remote,
         price=model.price.value() if model.price else None,
+        shape=model.shape.value(),
+        variants=MappingProxyType(
+            {name: shape.value() or Shape() for name, shape in model.variants.items()}
+        ),
         limits=_limits(model, defaults),
         revision=revision_of(remote),
     )
     return assigned(spec, model.assigned.devices, model.assigned.options)
+
+
+def _repository(model: ModelSection) -> str | None:
+    """What `source` means if there is no such folder: a repository that an engine can fetch."""
+    written = None if model.source is None else model.source.as_posix()
+    if model.engine == "llamacpp" or written is None or not _REPOSITORY.fullmatch(written):
+        return None
+    return written
 
 
 def _usual_tasks(preset: str | None) -> frozenset[Task]:

@@ -1,4 +1,5 @@
-"""Writes into the configuration file of a person: one key of one model, and nothing else.
+"""Writes into the configuration file of a person: one key of one model, or one entry of `keys`,
+and nothing else.
 
 Laws of this file:
 - Only the lines of the key are touched. Comments, order, quotes, anchors and line ends of all other
@@ -56,24 +57,41 @@ def with_assignment(
     after = _expected(before, model, assignment, entry)
     if after == before:
         return content
-    text = content.decode("utf-8-sig")
-    line_end = "\r\n" if "\r\n" in text else "\n"
-    edit = _Edit(text.replace("\r\n", "\n"))
-    if is_new:
-        edit.set(("models", model), {**entry, KEY: _written(assignment)})
-    else:
-        edit.set(("models", model, KEY), _written(assignment) if assignment else None)
-    edited = edit.text.replace("\n", line_end)
-    written = ((_BOM if content.startswith(_BOM.encode()) else "") + edited).encode()
-    try:
-        says = _plain(written, where)
-    except ConfigError:
-        says = None
-    if _without_empty(says, model) == _without_empty(after, model):
+    path: tuple[str, ...] = ("models", model)
+    value: dict[str, OptionValue] | None = {**entry, KEY: _written(assignment)}
+    if not is_new:
+        path = (*path, KEY)
+        value = _written(assignment) if assignment else None
+    written = _with(content, path, value)
+    if _is_said(written, where, after, ("models", model)):
         return written
     by_hand = json.dumps({KEY: _written(assignment)}, ensure_ascii=False)[1:-1]
     do = f"write it by hand: {by_hand}" if assignment else f"take {KEY} out by hand"
     text = f"cannot be edited where it says models.{model} (an alias, or an unusual layout); {do}"
+    raise ConfigError(where, [text])
+
+
+def with_key(
+    content: bytes, where: str, name: str, entry: Mapping[str, OptionValue] | None
+) -> bytes:
+    """The file `content` with this entry of `keys`; None takes it out.
+
+    `where` names the file in errors. Raises ConfigError if the file cannot be read or edited.
+    """
+    before = _plain(content, where)
+    root = before if isinstance(before, dict) else {}
+    keys = root.get("keys")
+    _refuse_others(where, "keys", keys)
+    others = {other: known for other, known in _mapping(keys).items() if other != name}
+    if entry is None and name not in _mapping(keys):
+        return content
+    kept: dict[str, Plain] = others if entry is None else {**others, name: _copied(entry)}
+    written = _with(content, ("keys", name), entry)
+    if _is_said(written, where, {**root, "keys": kept}, ("keys",)):
+        return written
+    by_hand = json.dumps({name: entry}, ensure_ascii=False)[1:-1]
+    do = f"take {name} out by hand" if entry is None else f"write it by hand: {by_hand}"
+    text = f"cannot be edited where it says keys (an alias, or an unusual layout); {do}"
     raise ConfigError(where, [text])
 
 
@@ -159,12 +177,36 @@ def _refuse_others(where: str, path: str, value: Plain) -> None:
         raise ConfigError(where, [f"{path}: must hold keys and values (key: value)"])
 
 
-def _without_empty(says: Plain, model: str) -> Plain:
-    """The same with an empty entry of the model as nothing at all: that is how it is written."""
-    models = says.get("models") if isinstance(says, dict) else None
-    if isinstance(says, dict) and isinstance(models, dict) and models.get(model) == {}:
-        return {**says, "models": {**models, model: None}}
+def _with(content: bytes, path: tuple[str, ...], value: Mapping[str, OptionValue] | None) -> bytes:
+    """The file's text with the key at `path` set, or taken out."""
+    text = content.decode("utf-8-sig")
+    line_end = "\r\n" if "\r\n" in text else "\n"
+    edit = _Edit(text.replace("\r\n", "\n"))
+    edit.set(path, value)
+    edited = edit.text.replace("\n", line_end)
+    return ((_BOM if content.startswith(_BOM.encode()) else "") + edited).encode()
+
+
+def _is_said(written: bytes, where: str, after: Plain, path: tuple[str, ...]) -> bool:
+    """Whether the file says `after`; what is empty at `path` may be left out or be null."""
+    try:
+        says = _plain(written, where)
+    except ConfigError:
+        return False
+    return _without_empty(says, path) == _without_empty(after, path)
+
+
+def _without_empty(says: Plain, path: tuple[str, ...]) -> Plain:
+    """The same with an empty mapping at `path` as nothing at all: that is how it is written."""
+    if not path:
+        return None if says == {} else says
+    if isinstance(says, dict) and path[0] in says:
+        return {**says, path[0]: _without_empty(says[path[0]], path[1:])}
     return says
+
+
+def _mapping(value: Plain) -> dict[str, Plain]:
+    return value if isinstance(value, dict) else {}
 
 
 def _written(assignment: Assignment) -> dict[str, OptionValue]:

@@ -19,7 +19,17 @@ from modelyard.config.wording import near_names, shorten
 
 PREFIX = "MODELYARD_"
 RESERVED = frozenset(
-    f"{PREFIX}{name}" for name in ("OWNER", "RUN", "URL", "API_KEY", "CONFIG", "FAKE_GPUS")
+    f"{PREFIX}{name}"
+    for name in (
+        "OWNER",
+        "RUN",
+        "URL",
+        "API_KEY",
+        "CONFIG",
+        "FAKE_GPUS",
+        "CA",
+        "CLIENT_CERTIFICATE",
+    )
 )
 """Variables with a meaning of their own: marks of our engines' processes, the command line's, and
 the folder of the GPUs that the demo makes up."""

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Final
 
 from pydantic import Field
 
+from modelyard.config.keyring import KeyView
 from modelyard.config.kinds import Kind, Name, listed, mapped, whole
 from modelyard.config.sections import Section
 from modelyard.config.tree import Problem
@@ -235,6 +236,23 @@ def written_key(key: Key) -> dict[str, Any]:
             "concurrency": quota.concurrency,
         },
     }
+
+
+def view_of(key: Key, now: float) -> KeyView:
+    """What may be told of a key; `now` is in seconds since 1970."""
+    quota = key.quota
+    return KeyView(
+        name=key.name,
+        scopes=[scope.value for scope in Scope if scope in key.scopes],
+        models=list(key.models),
+        hosts=[_write_network(network) for network in key.hosts],
+        expires=None if key.expires_at is None else format_moment(key.expires_at),
+        has_expired=key.expires_at is not None and now >= key.expires_at,
+        priority=key.priority,
+        requests=None if quota.requests is None else format_rate(quota.requests),
+        tokens=None if quota.tokens is None else format_rate(quota.tokens),
+        concurrency=quota.concurrency,
+    )
 
 
 def key_problems(sections: Mapping[str, KeySection]) -> Iterator[Problem]:

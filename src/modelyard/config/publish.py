@@ -17,11 +17,12 @@ from modelyard.config.values import PRESETS, Config, KeyPath
 from modelyard.core.specs import ModelSpec, Profile, Task
 
 HIDDEN = "<hidden>"
-_SECRET = re.compile(
+SECRET_NAME = re.compile(
     r"(?<![a-z])(auth|authorization|bearer|key|token)(?![a-z])"
     r"|api-?key|passw|passphrase|secret|credential",
     re.IGNORECASE,
 )
+"""What a variable, an option or a header is called that holds a secret."""
 
 
 def json_schema() -> dict[str, Any]:
@@ -38,11 +39,14 @@ def describe(config: Config) -> dict[str, Any]:
     from modelyard.config.remotes import written_endpoints
     from modelyard.config.schema import SECTIONS
     from modelyard.config.sections import written_keys
+    from modelyard.config.shaping import written_virtual
+    from modelyard.config.tls import written_tls
 
     described: dict[str, Any] = {
         name: written_keys(section, config.limits if name == "defaults" else getattr(config, name))
         for name, section in SECTIONS.items()
     }
+    described["server"]["tls"] = written_tls(config.server.tls)
     described["server"]["allowed_hosts"] = list(config.server.allowed_hosts)
     described["server"]["cors_origins"] = list(config.server.cors_origins)
     described["devices"]["budget"] = _sizes(config.devices.budget_mib)
@@ -55,6 +59,7 @@ def describe(config: Config) -> dict[str, Any]:
     described["keys"] = {key.name: written_key(key) for key in config.keys}
     described["remotes"] = written_endpoints(config.remotes)
     described["models"] = {spec.id: _model(spec) for spec in config.models}
+    described["virtual"] = {each.id: written_virtual(each) for each in config.virtuals}
     for path, text in config.written.items():
         if path[2:3] != ("tasks",):  # their order is not kept, and they are no secrets
             _replace(described, path, text)
@@ -67,12 +72,13 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
     from modelyard.config.remote import written_remote
     from modelyard.config.schema import LimitsSection
     from modelyard.config.sections import written_keys
+    from modelyard.config.shaping import written_shape
     from modelyard.config.sleep import written_levels
 
     return {
         "aliases": list(spec.aliases),
         "engine": "command" if spec.engine in PRESETS else spec.engine,
-        "source": spec.source,
+        "source": spec.repository or spec.source,
         "tasks": [task.value for task in Task if task in spec.tasks],
         "options": _without_secrets(spec.options),
         "profiles": [_profile(each) for each in spec.profiles if spec.engine != "remote"],
@@ -90,6 +96,10 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
         "priority": spec.priority,
         "replicas": {"min": spec.replicas.min, "max": spec.replicas.max},
         "price": written_price(spec.price),
+        "shape": _without_secrets(written_shape(spec.shape)),
+        "variants": {
+            name: _without_secrets(written_shape(shape)) for name, shape in spec.variants.items()
+        },
         **written_keys(LimitsSection, spec.limits),
     }
 
@@ -111,7 +121,7 @@ def _sizes(mib_by_device: Mapping[str, int]) -> dict[str, str]:
 def _without_secrets(value: Any) -> Any:
     if isinstance(value, Mapping):
         return {
-            key: HIDDEN if below and _SECRET.search(key) else _without_secrets(below)
+            key: HIDDEN if below and SECRET_NAME.search(key) else _without_secrets(below)
             for key, below in value.items()
         }
     if isinstance(value, list):
@@ -125,7 +135,7 @@ def _arguments(command: Sequence[str]) -> list[str]:
     hide_next = False
     for argument in command:
         name, equals, _ = argument.partition("=")
-        is_secret = name.startswith("-") and _SECRET.search(name) is not None
+        is_secret = name.startswith("-") and SECRET_NAME.search(name) is not None
         shown.append(
             HIDDEN if hide_next else f"{name}={HIDDEN}" if is_secret and equals else argument
         )

@@ -8,6 +8,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+# They are in core because live news carries them.
+from modelyard.core.views import PullTrouble as PullTrouble
+from modelyard.core.views import PullView as PullView
+
 PULLS = "pulls"
 """The topic of live news that carries a `PullView`."""
 
@@ -31,44 +35,6 @@ class PullWanted:
     """Models folder to put the model into, as `ORG/NAME`; None is the usual one."""
     pickle: bool = False
     """Fetch pickled weights where there are no others."""
-
-
-@dataclass(frozen=True, slots=True)
-class PullTrouble:
-    """Why a download failed. `message` says what to do."""
-
-    code: str
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class PullView:
-    """One download and how it goes."""
-
-    id: str
-    model: str
-    hub: str
-    state: str
-    """`queued`, `looking`, `waiting` (another process fetches the same), `downloading`, `done`,
-    `failed` or `cancelled`."""
-    revision: str | None = None
-    commit: str | None = None
-    """The commit that the revision names; None on a hub that tells none."""
-    folder: str | None = None
-    """Where the files are, or will be."""
-    files: list[str] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
-    """Why these files, and what else a person should know."""
-    current: str | None = None
-    """The file that is being fetched or checked."""
-    total_bytes: int = 0
-    done_bytes: int = 0
-    """Bytes on the disk, those of earlier attempts included."""
-    speed_bytes_s: float | None = None
-    eta_s: float | None = None
-    error: PullTrouble | None = None
-    asked_at: float = 0.0
-    ended_at: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

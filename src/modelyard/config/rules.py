@@ -16,6 +16,7 @@ from modelyard.config.kinds import ONE_DEVICE
 from modelyard.config.remote import remote_problems
 from modelyard.config.remotes import remotes_problems
 from modelyard.config.schema import File, ModelSection, ProfileSection
+from modelyard.config.shaping import shape_problems, virtual_problems
 from modelyard.config.tree import Problem
 from modelyard.config.values import KeyPath
 from modelyard.config.wording import shorten
@@ -32,10 +33,13 @@ def broken_rules(file: File, wrong: Set[KeyPath]) -> Iterator[Problem]:
     yield from _exposed_host(file, wrong)
     yield from _any_page(file, wrong)
     yield from key_problems(file.keys)
+    yield from _tls(file, wrong)
     yield from _backoff(file, wrong)
     yield from _names(file)
     for below, text in remotes_problems(file.remotes):
         yield Problem(("remotes", *below), text)
+    for below, text in virtual_problems(file.virtual, _all_names(file)):
+        yield Problem(("virtual", *below), text)
     for model_id, model in file.models.items():
         path: KeyPath = ("models", model_id)
         broken = frozenset(key[2] for key in wrong if key[:2] == path and len(key) == 3)
@@ -80,6 +84,16 @@ def _keys_are_wrong(wrong: Set[KeyPath]) -> bool:
     return any(path[0] == "keys" for path in wrong)
 
 
+def _tls(file: File, wrong: Set[KeyPath]) -> Iterator[Problem]:
+    tls = file.server.tls
+    if ("server", "tls") in wrong or tls.certificate is not None:
+        return
+    for name in ("key", "client_ca"):
+        if getattr(tls, name) is not None:
+            path = ("server", "tls", name)
+            yield Problem(path, "means nothing without a certificate; add server.tls.certificate")
+
+
 def _backoff(file: File, wrong: Set[KeyPath]) -> Iterator[Problem]:
     scheduling = file.scheduling
     if {("scheduling", "backoff"), ("scheduling", "backoff_max")} & wrong:
@@ -103,9 +117,25 @@ def _names(file: File) -> Iterator[Problem]:
             elif owner != model_id:
                 text = f"{name} is already an alias of model {shorten(owner)}; remove one of them"
                 yield Problem(path, text)
+        for variant in model.variants:
+            taken = variant in file.models or owners.setdefault(variant, model_id) != model_id
+            if taken or variant in model.aliases:
+                text = (
+                    f"{shorten(variant)} is the name of another model or an alias; choose another"
+                )
+                yield Problem(("models", model_id, "variants", variant), text)
         for at in _repeated(model.aliases):
             text = f"{shorten(model.aliases[at])} is there twice; remove one of them"
             yield Problem(("models", model_id, "aliases", at), text)
+
+
+def _all_names(file: File) -> frozenset[str]:
+    """Every name that a described model has."""
+    return frozenset(
+        name
+        for model_id, model in file.models.items()
+        for name in (model_id, *model.aliases, *model.variants)
+    )
 
 
 def _repeated(names: Sequence[str]) -> Iterator[int]:
@@ -196,6 +226,15 @@ def _replicas_in_order(model: ModelSection, broken: Set[str | int]) -> Iterator[
         yield Problem(("replicas", "min"), "is more than replicas.max; lower it")
 
 
+def _shapes(model: ModelSection, broken: Set[str | int]) -> Iterator[Problem]:
+    if "shape" not in broken:
+        for below, text in shape_problems(model.shape):
+            yield Problem(("shape", *below), text)
+    for name, shape in model.variants.items():
+        for below, text in shape_problems(shape):
+            yield Problem(("variants", name, *below), text)
+
+
 def _one_health_path(model: ModelSection, broken: Set[str | int]) -> Iterator[Problem]:
     if model.health_path and model.health.path and not {"health_path", "health"} & broken:
         yield Problem(("health", "path"), "is the same as health_path; remove one of them")
@@ -283,6 +322,7 @@ _MODEL_RULES: tuple[_Rule, ...] = (
     _program_is_named,
     _has_tasks,
     _one_health_path,
+    _shapes,
     _remote,
     _replicas_in_order,
     _auto,

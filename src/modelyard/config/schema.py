@@ -57,7 +57,9 @@ from modelyard.config.remote import (
 )
 from modelyard.config.remotes import RemoteSection
 from modelyard.config.sections import Section, keys_of
+from modelyard.config.shaping import ShapeSection, TargetSection, VirtualSection
 from modelyard.config.sleep import CallSection, Sleep, SleepSection
+from modelyard.config.tls import TlsSection
 from modelyard.config.values import (
     Captures,
     Devices,
@@ -88,10 +90,24 @@ class ServerSection(Section):
     port: Annotated[int, whole(0, 65535)] = Field(
         _SERVER.port, description="TCP port to listen on; 0 takes a free one."
     )
+    list_aliases: Boolean = Field(
+        _SERVER.list_aliases,
+        description="List aliases as models of their own, for clients that offer only what is "
+        "listed.",
+    )
+    ollama_port: Annotated[int | None, whole(0, 65535).or_none()] = Field(
+        _SERVER.ollama_port,
+        description="Second TCP port for the same server, for clients that look for Ollama where "
+        "it usually is, 11434; null opens none.",
+    )
     allowed_hosts: Annotated[list[Host], listed(",")] = Field(
         list(_SERVER.allowed_hosts),
         description="Host names that requests may be addressed to, besides loopback names and "
         "`host`; `*` allows all. It keeps foreign web pages out (DNS rebinding).",
+    )
+    tls: Annotated[TlsSection, mapped] = Field(
+        default_factory=partial(TlsSection.model_validate, {}),
+        description="Certificates, for https.",
     )
     insecure: Boolean = Field(
         _SERVER.insecure,
@@ -128,6 +144,10 @@ class ServerSection(Section):
     )
     keep_alive_s: PositiveDuration = Field(
         _SERVER.keep_alive_s, description="How long an idle connection of a client is kept open."
+    )
+    websocket_idle_s: PositiveDuration = Field(
+        _SERVER.websocket_idle_s,
+        description="How long a WebSocket is kept open on which neither end says anything.",
     )
     shutdown_timeout_s: Duration = Field(
         _SERVER.shutdown_timeout_s,
@@ -360,8 +380,9 @@ class ModelSection(LimitsSection):
     engine: EngineName = Field("llamacpp", description="What runs the model.")
     source: FilePathOrNone = Field(
         None,
-        description="File or folder of the weights. Must be given for the engines `llamacpp`, "
-        "`vllm` and `transformers`.",
+        description="File or folder of the weights, or `ORG/NAME` of a repository in the hub's "
+        "cache (not for `llamacpp`). Must be given for the engines `llamacpp`, `vllm` and "
+        "`transformers`.",
     )
     tasks: Annotated[list[TaskName], listed(",")] = Field(
         [],
@@ -436,6 +457,15 @@ class ModelSection(LimitsSection):
         default_factory=partial(ReplicasSection.model_validate, {}),
         description="How many engines of the model may run at a time, see below.",
     )
+    shape: Annotated[ShapeSection, mapped] = Field(
+        default_factory=partial(ShapeSection.model_validate, {}),
+        description="What is changed in the requests to the model, see below.",
+    )
+    variants: Annotated[dict[Name, Annotated[ShapeSection, mapped]], mapped] = Field(
+        {},
+        description="More names that requests may use, each with what is changed under it; the "
+        "model is loaded once for all of them.",
+    )
     price: OptionalPrice = Field(
         None, description="What the model's tokens cost, as people are told; null says nothing."
     )
@@ -486,6 +516,9 @@ class File(Section):
     models: Annotated[dict[Name, Annotated[ModelSection, mapped]], mapped] = Field(
         {}, description="Models by their id: what requests name."
     )
+    virtual: Annotated[dict[Name, Annotated[VirtualSection, mapped]], mapped] = Field(
+        {}, description="Names that stand for one of several models, see below."
+    )
 
 
 SECTIONS: Mapping[str, type[Section]] = {
@@ -500,30 +533,41 @@ SECTIONS: Mapping[str, type[Section]] = {
 """Sections that are no mapping of names."""
 
 
+_ANY = object()
+"""Stands for a name or a place in a list."""
+
+_BELOW: tuple[tuple[tuple[object, ...], type[Section]], ...] = (
+    (("server", "tls"), TlsSection),
+    (("keys", _ANY), KeySection),
+    (("keys", _ANY, "limits"), KeyLimitsSection),
+    (("remotes", _ANY), RemoteSection),
+    (("virtual", _ANY), VirtualSection),
+    (("virtual", _ANY, "targets", _ANY), TargetSection),
+    (("virtual", _ANY, "modes", _ANY, _ANY), TargetSection),
+    (("models", _ANY), ModelSection),
+    (("models", _ANY, "profiles", _ANY), ProfileSection),
+    (("models", _ANY, "sleep", _ANY), SleepSection),
+    (("models", _ANY, "sleep", _ANY, _ANY, _ANY), CallSection),
+    (("models", _ANY, "health"), HealthSection),
+    (("models", _ANY, "replicas"), ReplicasSection),
+    (("models", _ANY, "price"), PriceSection),
+    (("models", _ANY, "upstreams", _ANY), UpstreamSection),
+    (("models", _ANY, "circuit"), CircuitSection),
+    (("models", _ANY, "assigned"), AssignedSection),
+    (("models", _ANY, "shape"), ShapeSection),
+    (("models", _ANY, "variants", _ANY), ShapeSection),
+)
+"""Sections below those of SECTIONS, by where they stand."""
+
+
 def section_of(path: KeyPath) -> type[Section]:
     """The section whose key the last step of `path` is, or should be."""
-    if path[0] == "models":
-        within_model: dict[int, type[Section]] = {3: ModelSection, 5: ProfileSection}
-        if path[2:3] == ("sleep",):
-            within_model |= {5: SleepSection, 7: CallSection}
-        if path[2:3] == ("health",):
-            within_model |= {4: HealthSection}
-        if path[2:3] == ("replicas",):
-            within_model |= {4: ReplicasSection}
-        if path[2:3] == ("price",):
-            within_model |= {4: PriceSection}
-        if path[2:3] == ("upstreams",):
-            within_model |= {5: UpstreamSection}
-        if path[2:3] == ("circuit",):
-            within_model |= {4: CircuitSection}
-        if path[2:3] == ("assigned",):
-            within_model |= {4: AssignedSection}
-        return within_model.get(len(path), File)
-    if path[0] == "keys":
-        within_key: dict[int, type[Section]] = {3: KeySection, 4: KeyLimitsSection}
-        return within_key.get(len(path), File)
-    if path[0] == "remotes":
-        return RemoteSection if len(path) == 3 else File
+    above = path[:-1]
+    for place, section in _BELOW:
+        if len(place) == len(above) and all(
+            wanted in (_ANY, step) for wanted, step in zip(place, above, strict=True)
+        ):
+            return section
     return SECTIONS.get(str(path[0]), File) if len(path) == 2 else File
 
 
@@ -532,4 +576,6 @@ def settable_paths() -> list[KeyPath]:
     paths: list[KeyPath] = [("models_dirs",)]
     paths += [(name, key) for name, section in SECTIONS.items() for key in keys_of(section)]
     paths.remove(("devices", "budget"))
+    paths.remove(("server", "tls"))
+    paths += [("server", "tls", key) for key in keys_of(TlsSection)]
     return paths

@@ -16,6 +16,7 @@ from types import MappingProxyType
 from modelyard.config.assignment import Assignment
 from modelyard.core.keys import Key
 from modelyard.core.policy import Policy
+from modelyard.core.shaping import VirtualModel
 from modelyard.core.specs import Limits, ModelSpec, RemoteUpstream, Task
 
 ENGINE_NAMES = ("llamacpp", "vllm", "transformers", "command", "remote")
@@ -56,14 +57,31 @@ def default_state_dir() -> Path:
 
 
 @dataclass(frozen=True, slots=True)
+class Tls:
+    """What the server proves itself with; PEM files."""
+
+    certificate: Path
+    key: Path | None = None
+    """None if the certificate's file holds the key, too."""
+    client_ca: Path | None = None
+    """Authorities, of whom every client must have a certificate."""
+
+
+@dataclass(frozen=True, slots=True)
 class Server:
     """The listener and how patient it is."""
 
     host: str = "127.0.0.1"
     port: int = 8080
     """0 lets the system choose a free one."""
+    list_aliases: bool = False
+    """Whether aliases are listed as models of their own."""
+    ollama_port: int | None = None
+    """Second port, on which clients that look for Ollama find it; None opens none."""
     allowed_hosts: tuple[str, ...] = ()
     """Names in the `Host` header that are answered besides loopback names and `host`."""
+    tls: Tls | None = None
+    """None speaks plain HTTP."""
     insecure: bool = False
     """Allow a `host` that other machines can reach although nothing asks who they are."""
     max_body_bytes: int = 32 * 1024 * 1024
@@ -78,6 +96,8 @@ class Server:
     """How long a client may take nothing of its answer; found out after twice that at most."""
     keep_alive_s: float = 75.0
     """How long an idle connection of a client is kept open."""
+    websocket_idle_s: float = 600.0
+    """How long a WebSocket is kept open on which neither end says anything."""
     shutdown_timeout_s: float = 30.0
     """Longest wait for requests in flight when the server is asked to end."""
     state_dir: Path = field(default_factory=default_state_dir)
@@ -171,6 +191,7 @@ class Config:
     captures: Captures = field(default_factory=Captures)
     models: tuple[ModelSpec, ...] = ()
     remotes: tuple[RemoteEndpoint, ...] = ()
+    virtuals: tuple[VirtualModel, ...] = ()
     limits: Limits = field(default_factory=Limits)
     """Limits of models that the config does not name (found in `models_dirs`): `defaults`."""
     path: Path | None = None

@@ -1,4 +1,5 @@
-"""What a llama.cpp model gets where its options leave it open.
+"""Numbers that claims and reality share: what a llama.cpp model gets where its options leave it
+open, and what vLLM takes of a card outside of its own accounts.
 
 Laws of this file:
 - The engine's adapter sets these numbers and the catalog estimates with them. Neither may use its
@@ -22,6 +23,11 @@ token."""
 CONTEXT_CHECKPOINTS = 4
 """Copies of what sliding-window and recurrent layers remember that each sequence may keep;
 llama.cpp's own 32 can grow to tens of GiB of host memory."""
+VLLM_CONTEXT_MIB = 530
+"""The driver's context of a vLLM process on a card: an idle H100 has 78.66 of 79.18 GiB free
+(llm-d-fma issue 746)."""
+VLLM_NCCL_MIB = 600
+"""What NCCL takes on each card besides where there are several; reports say 0.3 to 1 GiB."""
 
 READING = frozenset({Task.EMBEDDING, Task.RERANK, Task.CLASSIFICATION})
 """Tasks of models that write nothing."""

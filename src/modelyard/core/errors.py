@@ -9,10 +9,6 @@ Laws of this file:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from modelyard.core.quota import Standing
 
 
 class ModelyardError(Exception):
@@ -67,6 +63,12 @@ class Forbidden(ModelyardError):
     code = "forbidden"
 
 
+class NotFound(ModelyardError):
+    """What is named is not there."""
+
+    code = "not_found"
+
+
 class Unauthorized(ModelyardError):
     """Nobody knows who asks: no key, a wrong one, or one that has expired."""
 
@@ -79,12 +81,9 @@ class RateLimited(ModelyardError):
     code = "rate_limit_exceeded"
     retryable = True
 
-    def __init__(
-        self, message: str, retry_after_s: float, standing: Sequence[Standing] = ()
-    ) -> None:
+    def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
         self.retry_after_s = retry_after_s
-        self.standing = tuple(standing)
 
 
 class RequestCancelled(ModelyardError):

@@ -13,6 +13,7 @@ from __future__ import annotations
 import hashlib
 import re
 from base64 import urlsafe_b64encode
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -72,6 +73,12 @@ class Key:
     def may_use(self, model_id: str) -> bool:
         """Whether the key may ask the model of this id."""
         return not self.models or any(fnmatchcase(model_id, pattern) for pattern in self.models)
+
+
+def admin_is_open(keys: Collection[Key], *, is_loopback: bool) -> bool:
+    """Whether the admin API asks nobody for a key: there are none, or none for it and only this
+    machine can reach the server (`is_loopback`)."""
+    return not keys or (is_loopback and not any(key.allows(Scope.READ) for key in keys))
 
 
 def key_text(name: str, secret: bytes) -> str:

@@ -14,6 +14,7 @@ from typing import TypeAlias
 
 from modelyard.core.circuit import Thresholds
 from modelyard.core.pricing import Price
+from modelyard.core.shaping import Shape
 
 OptionValue: TypeAlias = (
     "str | int | float | bool | list[OptionValue] | dict[str, OptionValue] | None"
@@ -203,6 +204,8 @@ class ModelSpec:
     aliases: tuple[str, ...] = ()
     source: str | None = None
     """File or folder of the weights; engines that need none leave it out."""
+    repository: str | None = None
+    """The id on a hub that `source` may mean as well: `Qwen/Qwen3-8B`."""
     options: Mapping[str, OptionValue] = field(default_factory=dict)
     profiles: tuple[Profile, ...] = (Profile("default"),)
     estimate_mib: int | None = None
@@ -231,6 +234,10 @@ class ModelSpec:
     """Where the model is, if it is somebody else's."""
     price: Price | None = None
     """What its tokens are said to cost."""
+    shape: Shape | None = None
+    """What is changed in the requests to it."""
+    variants: Mapping[str, Shape] = field(default_factory=dict)
+    """More names that requests may use, each with what is changed under it."""
     revision: str = ""
     """Changes when the files behind the model change, so that a running replica is renewed."""
 

@@ -44,6 +44,27 @@ class AutoView:
 
 
 @dataclass(frozen=True, slots=True)
+class VirtualView:
+    """A name that stands for one of several models."""
+
+    id: str
+    choose: str
+    targets: list[str]
+    """Those of the mode that holds, the best one first."""
+    fallback: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ModesView:
+    """Which targets of virtual models hold."""
+
+    mode: str
+    """The mode that holds; empty for none."""
+    modes: list[str]
+    virtuals: list[VirtualView]
+
+
+@dataclass(frozen=True, slots=True)
 class PriceView:
     """What the tokens of a model are said to cost. Amounts are decimal numbers as text."""
 
@@ -134,6 +155,66 @@ class WaitingView:
 
 
 @dataclass(frozen=True, slots=True)
+class RequestView:
+    """One inference request, under way or over."""
+
+    id: str
+    state: str
+    """`reading`, `waiting`, `sending`, `answering`, or `done`."""
+    route: str
+    arrived_at: float
+    key: str = ""
+    """Name of the key that it came with."""
+    client: str = ""
+    model: str = ""
+    named: str = ""
+    """What the client called the model."""
+    stream: bool = False
+    waited_s: float = 0.0
+    """Until it was given to an engine; until now, if it waits."""
+    first_s: float | None = None
+    """Until the first byte of the answer."""
+    total_s: float = 0.0
+    """Until its end; until now, if it is under way."""
+    status: int = 0
+    """0 while there is no answer; 499 for a client that left before it."""
+    error: str = ""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    """While a stream is under way, the parts that were passed on."""
+    estimated: bool = False
+    """Whether the tokens are reckoned, because no engine told them."""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestsView:
+    """Requests under way, oldest first, and the newest of those that are over."""
+
+    running: list[RequestView]
+    finished: list[RequestView]
+    dropped: int = 0
+    """Records that were forgotten before anybody took them."""
+
+
+@dataclass(frozen=True, slots=True)
+class CaptureView:
+    """One request and its answer as they were, without secrets, each cut to a bound."""
+
+    id: str
+    arrived_at: float
+    route: str
+    key: str
+    model: str
+    status: int
+    request_headers: list[tuple[str, str]]
+    request: str
+    request_bytes: int
+    """Bytes of the whole body."""
+    answer: str
+    answer_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class ShareView:
     """What one replica claims on a device, and what it really holds there, where that is known."""
 
@@ -220,12 +301,50 @@ class LogView:
 
 
 @dataclass(frozen=True, slots=True)
+class PullTrouble:
+    """Why a download failed. `message` says what to do."""
+
+    code: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class PullView:
+    """One download and how it goes."""
+
+    id: str
+    model: str
+    hub: str
+    state: str
+    """`queued`, `looking`, `waiting` (another process fetches the same), `downloading`, `done`,
+    `failed` or `cancelled`."""
+    revision: str | None = None
+    commit: str | None = None
+    """The commit that the revision names; None on a hub that tells none."""
+    folder: str | None = None
+    """Where the files are, or will be."""
+    files: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    """Why these files, and what else a person should know."""
+    current: str | None = None
+    """The file that is being fetched or checked."""
+    total_bytes: int = 0
+    done_bytes: int = 0
+    """Bytes on the disk, those of earlier attempts included."""
+    speed_bytes_s: float | None = None
+    eta_s: float | None = None
+    error: PullTrouble | None = None
+    asked_at: float = 0.0
+    ended_at: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class Event:
     """One piece of live news.
 
     Topic `models` carries a ModelView, `removed` the id of a model that is gone, `log:<model>` a
-    LineView, `lost` how many events a slow reader has missed.
+    LineView, `pulls` a PullView, `lost` how many events a slow reader has missed.
     """
 
     topic: str
-    data: ModelView | LineView | str | int
+    data: ModelView | LineView | PullView | str | int

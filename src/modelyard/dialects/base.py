@@ -12,7 +12,7 @@ Laws of this package:
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -95,6 +95,11 @@ Translate = Callable[[bytes], Asked | LoadRequest | None]
 client's own words, and its answer is passed on as it is. Raises InvalidRequest."""
 
 
+def own_status(problem: Problem) -> int:
+    """The status of an error where a dialect has no other for it."""
+    return problem.status
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """What all routes of one API family share."""
@@ -107,6 +112,13 @@ class Dialect:
     """What keeps a waiting client's stream alive. One newline: a comment followed by an empty line
     makes some clients see an empty event. Empty where the format has nothing to say nothing."""
     request_id_header: bytes = b"x-request-id"
+    status: Callable[[Problem], int] = own_status
+    """The status that an error is answered with, where the family has one of its own."""
+    error_event: Callable[[Problem], bytes] | None = None
+    """An error within a stream that an engine writes in the dialect itself; None for OpenAI's."""
+    spellings: Callable[[str], Sequence[str]] = tuple
+    """Other names that clients of the dialect may mean a model by, tried in their order where no
+    model has the one they wrote."""
 
 
 class WholeReply:

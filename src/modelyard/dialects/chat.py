@@ -78,6 +78,8 @@ class Choice(msgspec.Struct, frozen=True):
     delta: Delta = Delta()
     finish_reason: str | None = None
     logprobs: Logprobs | None = None
+    stop_reason: str | int | None = None
+    """vLLM's: the stop sequence or the token that ended the answer."""
     text: str | None = None
     """What a plain completion says in place of a message."""
 

@@ -5,7 +5,7 @@ Laws of this file:
 - A chat without messages, and a prompt that is empty, ask nothing: they load the model, or let it
   go where `keep_alive` is 0.
 - What shapes a prompt and can only be done where the model's template is at hand (`template`,
-  `context`) is refused.
+  `context`, `suffix`) is refused.
 
 Sources: github.com/ollama/ollama, docs/api.md, docs/openapi.yaml and api/types.go;
 github.com/ollama/ollama-python, what its client sends and reads.
@@ -38,6 +38,9 @@ IGNORED: Final[Mapping[str, str]] = {
 }
 """Fields of a request that are wishes about something Modelyard or the engine decides."""
 
+_TAG: Final = ":latest"
+"""What Ollama and its clients add to a name without a tag."""
+_HUBS: Final = ("hf.co/", "huggingface.co/")
 _IMAGE_FIELDS: Final = ("width", "height", "steps")
 
 
@@ -111,7 +114,16 @@ def error(problem: Problem) -> bytes:
     return error_body(problem.message)
 
 
-DIALECT: Final = Dialect("ollama", error, stream_type=LINES, heartbeat=b"")
+def spellings(name: str) -> tuple[str, ...]:
+    """What else a client may mean: a tag that says nothing, or a hub before the repository."""
+    bare = name.removesuffix(_TAG)
+    tagged = () if ":" in name else (f"{name}{_TAG}",)
+    hub = next((prefix for prefix in _HUBS if bare.startswith(prefix)), "")
+    others = (*tagged, bare, bare.removeprefix(hub))
+    return tuple(dict.fromkeys(other for other in others if other and other != name))
+
+
+DIALECT: Final = Dialect("ollama", error, stream_type=LINES, heartbeat=b"", spellings=spellings)
 """There is no line that says nothing: clients read every line as a part of the answer."""
 
 
@@ -133,16 +145,16 @@ def chat(body: bytes) -> Asked | LoadRequest:
 
 
 def generate(body: bytes) -> Asked | LoadRequest:
-    """`POST /api/generate`: a chat of one message; a completion if `raw` or with a `suffix`.
+    """`POST /api/generate`: a chat of one message, or a completion if `raw`.
 
     Raises InvalidRequest.
     """
     fields, asked = _read(body, _Generate)
     _refuse_prompt_shaping(asked, fields)
     prompt = asked.prompt or ""
-    if not (prompt or asked.suffix or asked.images):
+    if not (prompt or asked.images):
         return _load(asked, {"response": ""})
-    if asked.raw or asked.suffix:
+    if asked.raw:
         task, wanted = Task.COMPLETION, _plain(asked, prompt)
     else:
         task = Task.CHAT
@@ -253,16 +265,22 @@ def _refuse_prompt_shaping(asked: _Generate, fields: Mapping[str, Any]) -> None:
             param="context",
             hint="use /api/chat and send the earlier messages",
         )
+    if asked.suffix:  # llama.cpp drops it silently, vLLM refuses it
+        raise refused(
+            "engines fill no gap on this route",
+            param="suffix",
+            hint='send the finished prompt with "raw": true, or ask llama.cpp on /infill',
+        )
     for name in _IMAGE_FIELDS:
         if name in fields:
             raise refused(
                 "this route draws no images", param=name, hint="use /v1/images/generations"
             )
-    if (asked.raw or asked.suffix) and (asked.system or asked.images or asked.logprobs):
+    if asked.raw and (asked.system or asked.images or asked.logprobs):
         raise refused(
-            "with `raw` or `suffix` the prompt is all that the model sees: `system`, `images` and"
-            " `logprobs` cannot be added",
-            param="raw" if asked.raw else "suffix",
+            "with `raw` the prompt is all that the model sees: `system`, `images` and `logprobs`"
+            " cannot be added",
+            param="raw",
         )
 
 
@@ -270,8 +288,6 @@ def _plain(asked: _Generate, prompt: str) -> dict[str, Any]:
     wanted = {**asked.parameters(), "prompt": prompt}
     for name in ("reasoning_effort", "chat_template_kwargs"):  # there is no template to tell
         wanted.pop(name, None)
-    if asked.suffix:  # OpenAI's own parameter: an engine that cannot fill a gap says so itself
-        wanted["suffix"] = asked.suffix
     if "response_format" in wanted:  # vLLM reads it; llama.cpp wants the schema itself here
         wanted["json_schema"] = asked.format if isinstance(asked.format, dict) else {}
     return wanted

@@ -25,6 +25,7 @@ from modelyard.dialects.chat import (
     Answer,
     Choice,
     Timings,
+    TokenLogprob,
     ToolCall,
     Usage,
     read_answer,
@@ -163,7 +164,7 @@ class TextReply:
         else:
             line |= {"response": words, **thinking}
         if said.logprobs is not None and said.logprobs.content:
-            line["logprobs"] = said.logprobs.content
+            line["logprobs"] = [_likelihood(token) for token in said.logprobs.content]
         return line
 
     def _ending(self) -> dict[str, Any]:
@@ -254,6 +255,13 @@ def vectors_of(answer: bytes, model: str, shown: Vectors) -> bytes:
             "prompt_eval_count": counted or 0,
         }
     )
+
+
+def _likelihood(token: TokenLogprob) -> dict[str, Any]:
+    shown: dict[str, Any] = {"token": token.token, "logprob": token.logprob}
+    if token.top_logprobs is not None:
+        shown["top_logprobs"] = [_likelihood(other) for other in token.top_logprobs]
+    return shown
 
 
 def _first(read: Answer) -> Choice | None:

@@ -11,7 +11,6 @@ Source: api/types.go of Ollama (ListResponse, ShowResponse, ProcessResponse, Pro
 from __future__ import annotations
 
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -139,8 +138,3 @@ def _general(model: Listed) -> dict[str, Any]:
 def _digest(model: Listed) -> str:
     """64 hexadecimal digits, because Ollama's command shows the first twelve."""
     return hashlib.sha256(f"{model.name}\0{model.identity}".encode()).hexdigest()
-
-
-def is_kept_for_ever(seconds: float | None) -> bool:
-    """Whether a `keep_alive` means always."""
-    return seconds is not None and math.isinf(seconds)

@@ -24,7 +24,7 @@ from typing import Any, Final
 import msgspec
 
 from modelyard.core.errors import InvalidRequest
-from modelyard.dialects.base import Asked, Problem, UnreadableAnswer, WholeReply, refused
+from modelyard.dialects.base import Asked, Problem, UnreadableAnswer, WholeReply
 
 IGNORED: Final[Mapping[str, str]] = {
     "max_chunks_per_doc": "Cohere v1 cuts long documents into chunks; engines score them whole",
@@ -42,11 +42,12 @@ _encode = msgspec.json.encode
 class _Request(msgspec.Struct):
     """What is looked at; everything else goes on as it is."""
 
+    model: Any = None
     query: Any = None
-    documents: list[str | dict[str, Any]] | None = None
+    documents: Any = None
     texts: list[str] | None = None
-    top_n: int | None = None
-    top_k: int | None = None
+    top_n: Any = None
+    top_k: Any = None
     rank_fields: list[str] | None = None
     return_documents: bool | None = None
     return_text: bool | None = None
@@ -54,17 +55,13 @@ class _Request(msgspec.Struct):
     @property
     def is_plain(self) -> bool:
         """Whether engines take it as it is, and answer as is wanted."""
-        return (
-            self.documents is not None
-            and self.top_k is None
-            and self.return_documents is None
-            and self.texts is None
-            and self.rank_fields is None
-            and all(isinstance(document, str) for document in self.documents)
-        )
+        if self.texts is not None or self.top_k is not None or self.return_documents is not None:
+            return False
+        documents = self.documents
+        return not isinstance(documents, list) or all(isinstance(each, str) for each in documents)
 
 
-_KNOWN: Final = frozenset(_Request.__struct_fields__) | frozenset(IGNORED)
+_KNOWN: Final = {*_Request.__struct_fields__, *IGNORED} - {"model"}
 _decode_request = msgspec.json.Decoder(_Request).decode
 _decode_fields = msgspec.json.Decoder(dict[str, Any]).decode
 
@@ -83,21 +80,24 @@ def translate(body: bytes) -> Asked | None:
         raise InvalidRequest(f"the request is not what this route expects: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"the request body is not valid JSON: {error}") from None
-    texts = asked.texts if asked.texts is not None else _texts(asked)
-    top_n = asked.top_n if asked.top_n is not None else asked.top_k
-    wanted: dict[str, Any] = {"query": asked.query, "documents": texts}
-    if top_n is not None and asked.texts is None:
-        wanted["top_n"] = top_n
     passed = {name: value for name, value in fields.items() if name not in _KNOWN}
     if asked.texts is not None:
-        listed = partial(bare_list, texts=texts, with_texts=asked.return_text is True)
+        listed = partial(bare_list, texts=asked.texts, with_texts=asked.return_text is True)
+        wanted = {"query": asked.query, "documents": asked.texts}
         return Asked(_encode(passed | wanted), WholeReply(listed, _error))
+    documents = asked.documents if isinstance(asked.documents, list) else []
+    top_n = asked.top_k if asked.top_n is None else asked.top_n
+    wanted = {
+        "query": asked.query,
+        "documents": [_text_of(each, asked.rank_fields) for each in documents],
+        **({} if top_n is None else {"top_n": top_n}),
+    }
     if asked.return_documents is not None:
         wanted["return_documents"] = asked.return_documents
     ranked = partial(
         ranking,
-        model=str(fields.get("model") or ""),
-        documents=asked.documents if asked.return_documents else None,
+        model=str(asked.model or ""),
+        documents=documents if asked.return_documents else None,
         bare=asked.return_documents is False,
     )
     return Asked(_encode(passed | wanted), WholeReply(ranked, _error))
@@ -124,9 +124,7 @@ class _Ranking(msgspec.Struct):
 _decode_ranking = msgspec.json.Decoder(_Ranking).decode
 
 
-def ranking(
-    answer: bytes, *, model: str, documents: Sequence[str | dict[str, Any]] | None, bare: bool
-) -> bytes:
+def ranking(answer: bytes, *, model: str, documents: Sequence[Any] | None, bare: bool) -> bytes:
     """The common answer of Jina and Cohere, best first. Raises UnreadableAnswer.
 
     `documents` are put into the answer; `bare` takes them out of it.
@@ -158,9 +156,7 @@ def bare_list(answer: bytes, *, texts: Sequence[str], with_texts: bool) -> bytes
     return _encode(shown)
 
 
-def _entry(
-    ranked: _Ranked, documents: Sequence[str | dict[str, Any]] | None, bare: bool
-) -> dict[str, Any]:
+def _entry(ranked: _Ranked, documents: Sequence[Any] | None, bare: bool) -> dict[str, Any]:
     entry: dict[str, Any] = {"index": ranked.index, "relevance_score": ranked.relevance_score}
     if documents is not None:
         document = _at(documents, ranked.index)
@@ -174,28 +170,16 @@ def _error(problem: Problem) -> bytes:
     return _encode({"error": problem.message})
 
 
-def _texts(asked: _Request) -> list[str]:
-    if asked.documents is None:
-        raise refused("the request has no documents", param="documents")
-    return [
-        document if isinstance(document, str) else _text_of(document, place, asked.rank_fields)
-        for place, document in enumerate(asked.documents)
-    ]
-
-
-def _text_of(document: Mapping[str, Any], place: int, rank_fields: Sequence[str] | None) -> str:
-    """The text of a document that is an object: one `name: value` a line for `rank_fields`."""
-    if rank_fields:
-        named = [(name, document[name]) for name in rank_fields if document.get(name) is not None]
-        if named:
-            return "\n".join(f"{name}: {value}" for name, value in named)
-    for key in _TEXT_KEYS:
-        if isinstance(document.get(key), str):
-            return str(document[key])
-    raise refused(
-        f"document {place} has no text",
-        param="documents",
-        hint='write a string or {"text": ...}; pictures cannot be ranked here',
+def _text_of(document: Any, rank_fields: Sequence[str] | None) -> Any:
+    """The text of a document: `name: value`, one a line, of an object's `rank_fields`, if it has
+    any; else its text. What has none, like a picture, is left to the engine."""
+    if not isinstance(document, dict):
+        return document
+    named = [(name, document[name]) for name in rank_fields or () if document.get(name) is not None]
+    if named:
+        return "\n".join(f"{name}: {value}" for name, value in named)
+    return next(
+        (document[key] for key in _TEXT_KEYS if isinstance(document.get(key), str)), document
     )
 
 

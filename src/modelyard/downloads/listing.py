@@ -10,11 +10,10 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 
+from modelyard.catalog.stores import RECEIPT
 from modelyard.downloads.choose import RemoteFile
 from modelyard.downloads.job import PullFailed
 
-RECEIPT = ".modelyard-pull.json"
-"""What downloads leave beside a model; no hub may write it."""
 MOST_FILES = 20_000
 _HEX = frozenset("0123456789abcdef")
 

@@ -20,9 +20,9 @@ from typing import IO
 
 import msgspec
 
+from modelyard.catalog.stores import RECEIPT
 from modelyard.downloads.choose import PICKLED, RemoteFile
 from modelyard.downloads.job import PullFailed
-from modelyard.downloads.listing import RECEIPT
 
 UNFINISHED = ".modelyard-pulls"
 """Hidden folder in a models folder; the catalog does not look into hidden folders."""

@@ -17,10 +17,10 @@ from pathlib import Path
 
 from modelyard.catalog.checkpoint import Checkpoint
 from modelyard.catalog.found import FoundModel, Origin
+from modelyard.catalog.stores import RECEIPT
 from modelyard.config.pulling import Removal
 from modelyard.core.errors import Forbidden, InvalidRequest
 from modelyard.downloads.choose import is_of_model
-from modelyard.downloads.listing import RECEIPT
 from modelyard.downloads.places import read_receipt, remove_if_empty, write_receipt
 
 

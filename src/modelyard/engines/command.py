@@ -28,7 +28,7 @@ from modelyard.core.specs import (
 )
 from modelyard.engines import probing, reports
 from modelyard.engines.base import Failure
-from modelyard.engines.quirks import Quirks
+from modelyard.engines.quirks import COUNTS_BY_ANSWERING, Quirks
 from modelyard.engines.sleeping import PRESETS
 from modelyard.engines.visibility import visible_devices
 
@@ -101,7 +101,7 @@ class CommandEngine:
         return probing.smallest_request(spec) if spec.health.functional else None
 
     def quirks(self, spec: ModelSpec) -> Quirks | None:  # noqa: ARG002 - OpenAI's own
-        return None
+        return COUNTS_BY_ANSWERING
 
     def warm_up(self, spec: ModelSpec) -> Call | None:  # noqa: ARG002 - nothing is known of it
         return None

@@ -4,8 +4,8 @@ Laws of this file:
 - Pure functions from bytes to bytes; nothing here opens a connection. A model without `Quirks`
   costs nothing, and one that has them pays only for what it needs: a name is replaced only if the
   client wrote another one, an answer is rewritten only for routes that have a function.
-- Only whole answers of status 2xx are rewritten, never streams: no engine that is known here
-  streams in a shape of its own.
+- Only answers of status 2xx are changed. Streams are those of an engine of another dialect alone
+  (`replies`): no other engine that is known here streams in a shape of its own.
 - What cannot be understood is passed on as it is: the client sees what the engine said.
 - Numbers that an engine does not tell are left out, never made up.
 
@@ -26,9 +26,13 @@ from typing import Any
 
 import msgspec
 
+from modelyard.dialects.base import Reply
 from modelyard.engines.rename import UNREADABLE, with_name
 
 USUAL_BASE = "/v1"
+CHAT_PATH = "/v1/chat/completions"
+"""Where the tokens of a chat are counted on engines without a route for it: by answering it with
+one token (`dialects.tokens`)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,10 +54,15 @@ class Quirks:
     """From a client's body to the engine's."""
     answers: Mapping[str, Callable[[bytes, bytes], bytes]] = field(default_factory=dict)
     """From the engine's whole answer, and the client's body that it answers, to what is sent."""
+    replies: Mapping[str, Callable[[bytes, int], Reply]] = field(default_factory=dict)
+    """For routes whose answers are in another dialect, streams among them: from the request in
+    OpenAI's shape, and the present in seconds since the epoch, to what turns the answer back."""
 
     def path(self, route: str) -> str:
         """The engine's route for a usual one."""
         path = self.paths.get(route)
+        if path is None and route == COUNT_PATH:
+            return self.path(CHAT_PATH)
         if path is None:
             path = route if self.base is None else self.base + route.removeprefix(USUAL_BASE)
         return path + self.query
@@ -61,6 +70,8 @@ class Quirks:
     def request(self, route: str, body: bytes) -> bytes:
         """The body for the engine. It is `body` itself where nothing has to be changed."""
         rewrite = self.requests.get(route)
+        if rewrite is None and route == COUNT_PATH:
+            rewrite = self.requests.get(CHAT_PATH)
         if rewrite is not None:
             body = rewrite(body)
         return body if self.served_name is None else with_name(body, self.served_name)

@@ -14,7 +14,8 @@ Source: base URLs and `Authorization: Bearer` of OpenAI's clients
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
 
@@ -27,13 +28,20 @@ from modelyard.core.specs import (
     Placement,
     Progress,
     RemoteUpstream,
+    Task,
 )
+from modelyard.dialects import to_anthropic
 from modelyard.engines.base import Failure
 from modelyard.engines.quirks import USUAL_BASE, Quirks
 
 ANTHROPIC: Final = "anthropic"
-ANTHROPIC_VERSION: Final = "2023-06-01"
-"""The only version of its API that is not deprecated (docs.anthropic.com/en/api/versioning)."""
+SPEAKS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
+    {
+        "openai": frozenset(),
+        ANTHROPIC: frozenset({to_anthropic.PATH, f"{to_anthropic.PATH}/count_tokens"}),
+    }
+)
+_CHAT: Final = "/v1/chat/completions"
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -49,7 +57,7 @@ class Target:
     headers: bytes = field(repr=False)
     """Our header lines: where it is, our key, and the version of its dialect."""
     speaks: frozenset[str]
-    """The dialects that it takes as clients write them."""
+    """Routes of other dialects than OpenAI's that it takes as clients write them."""
     quirks: Quirks = field(repr=False)
     models_path: str
     """The route that lists its models: asking it costs nothing, and it answers if it is there."""
@@ -70,14 +78,20 @@ def _target(upstream: RemoteUpstream, model: str, key: str) -> Target:
         headers += f"{upstream.key_header}: {scheme}{key}\r\n"
     quirks = Quirks(base=base, query=query, served_name=upstream.model or model)
     if upstream.dialect == ANTHROPIC:
-        headers += f"anthropic-version: {ANTHROPIC_VERSION}\r\n"
+        headers += f"anthropic-version: {to_anthropic.VERSION}\r\n"
+        quirks = replace(
+            quirks,
+            paths={_CHAT: f"{base}/messages"},
+            requests={_CHAT: to_anthropic.request},
+            replies={_CHAT: to_anthropic.reply_to},
+        )
     return Target(
         name=f"{parts.scheme}://{authority}",
         endpoint=Endpoint(host, port),
         is_tls=parts.scheme == "https",
         ca_file=upstream.ca_file,
         headers=headers.encode("ascii"),
-        speaks=frozenset({upstream.dialect}),
+        speaks=SPEAKS[upstream.dialect],
         quirks=quirks,
         models_path=f"{base}/models{query}",
         weight=upstream.weight,
@@ -116,6 +130,9 @@ class Remote:
                 self._reveal(upstream.key)
             except ModelyardError as error:
                 found.append(f"upstreams[{at}].key: {error}")
+            if upstream.dialect == ANTHROPIC and spec.tasks - {Task.CHAT}:
+                others = ", ".join(sorted(spec.tasks - {Task.CHAT}))
+                found.append(f"upstreams[{at}].dialect: {ANTHROPIC} has no {others}, only chat")
         return found
 
     def command(self, spec: ModelSpec, placement: Placement, endpoint: Endpoint) -> Command:  # noqa: ARG002

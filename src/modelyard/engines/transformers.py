@@ -29,7 +29,7 @@ from modelyard.core.specs import (
 )
 from modelyard.engines import probing, transformers_options, transformers_output
 from modelyard.engines.base import Failure
-from modelyard.engines.quirks import Quirks
+from modelyard.engines.quirks import COUNTS_BY_ANSWERING, Quirks
 from modelyard.engines.transformers_options import TEMPLATE_FILE
 from modelyard.engines.transformers_output import cards
 from modelyard.engines.visibility import visible_devices
@@ -99,7 +99,7 @@ class Transformers:
         return probing.smallest_request(spec)
 
     def quirks(self, spec: ModelSpec) -> Quirks | None:  # noqa: ARG002 - OpenAI's own
-        return None
+        return COUNTS_BY_ANSWERING
 
     def warm_up(self, spec: ModelSpec) -> Call | None:  # noqa: ARG002 - no model needs one
         """The server has computed once before it is ready."""

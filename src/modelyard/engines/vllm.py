@@ -3,7 +3,7 @@
 Laws of this file:
 - vLLM takes the memory that it is told to take, so it is told: on a GPU the share of the card that
   the profile's memory means, on the host the size of its KV cache.
-- What vLLM counts as its share leaves out the driver's context and NCCL (`CONTEXT_MIB`), so a
+- What vLLM counts as its share leaves out the driver's context and NCCL (`core.defaults`), so a
   profile's memory is that much more than the share.
 - It listens on loopback, speaks to its own processes over loopback, and reports to nobody.
 - The development routes, by which it sleeps, exist only where sleep does. They let anybody who
@@ -108,7 +108,7 @@ class Vllm:
         return probing.smallest_request(spec)
 
     def quirks(self, spec: ModelSpec) -> Quirks | None:  # noqa: ARG002 - OpenAI's own
-        return None
+        return _QUIRKS
 
     def warm_up(self, spec: ModelSpec) -> Call | None:
         """Some tokens, one after another: the probe's single one runs no step that decodes.

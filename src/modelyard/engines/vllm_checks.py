@@ -21,6 +21,9 @@ from modelyard.engines.vllm_options import PARALLEL
 SERVED = READING | {Task.CHAT, Task.COMPLETION, Task.TRANSCRIPTION}
 """Tasks for which vLLM has routes. One process serves those of reading models, or the others."""
 
+_OFFLOADS = ("cpu-offload-gb", "kv-offloading-size")
+"""Options by which a replica on cards takes memory of the host too."""
+
 BuildOf = Callable[[ModelSpec, Profile | None], Build]
 
 
@@ -53,7 +56,8 @@ def _profile_problems(spec: ModelSpec, index: int, profile: Profile, build: Buil
     cards = [device for device in profile.devices if device != HOST_DEVICE]
     options = vllm_options.laid_over(spec.options, profile.options)
     meant = vllm_options.settings(options, build)
-    if cards and len(cards) < len(profile.devices):
+    offloads = any(meant.get(name) for name in _OFFLOADS)
+    if cards and len(cards) < len(profile.devices) and not offloads:
         yield f"{path}.devices: vLLM runs on cards or on the host; name one kind of them"
     if cards and build.is_cpu:
         yield f"{path}.devices: {build} is built for the host; give the profile another `command`"

@@ -16,12 +16,9 @@ import math
 from collections.abc import Callable
 from typing import Final
 
+from modelyard.core.defaults import VLLM_CONTEXT_MIB, VLLM_NCCL_MIB
 from modelyard.core.specs import HOST_DEVICE, Placement, Profile
 
-CONTEXT_MIB: Final = 512
-"""The driver's context of a process on a card; 0.52 GiB were seen on an H100 (llm-d-fma 746)."""
-NCCL_MIB: Final = 512
-"""What NCCL takes on each card besides where there are several."""
 LEAST_SHARE: Final = 0.01
 HOST_BASE_MIB: Final = 2560
 """Three Python processes with torch, seen with a model of no size (0.32, CPU)."""
@@ -32,7 +29,7 @@ _GIB: Final = 1024
 
 def overhead_mib(cards: int) -> int:
     """What a replica takes on each of its cards outside vLLM's own accounting."""
-    return CONTEXT_MIB + (NCCL_MIB if cards > 1 else 0)
+    return VLLM_CONTEXT_MIB + (VLLM_NCCL_MIB if cards > 1 else 0)
 
 
 def memory_for(share: float, total_mib: int, cards: int) -> int:

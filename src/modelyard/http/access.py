@@ -18,12 +18,16 @@ from collections.abc import Callable, Iterable
 from hashlib import sha256
 from hmac import compare_digest
 from ipaddress import IPv6Address, ip_address
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from modelyard.core.errors import Forbidden, ModelNotFound, RateLimited, Unauthorized
-from modelyard.core.keys import PREFIX, SECRET_LENGTH, Key, Scope
+from modelyard.core.keys import PREFIX, SECRET_LENGTH, Key, Scope, admin_is_open
+from modelyard.core.names import Meaning, Names
 from modelyard.core.quota import NS, Allowance, Refusal, Standing
 from modelyard.http.record import Record
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
 
 MOST_REMEMBERED: Final = 1000
 """Answers about hosts, and about models, that a caller remembers."""
@@ -111,10 +115,9 @@ class Caller:
         allowance = self._allowance
         if allowance is None:
             return 0
-        moment = int(now * NS)
-        held = allowance.enter(body_bytes, moment)
+        held = allowance.enter(body_bytes, int(now * NS))
         if isinstance(held, Refusal):
-            raise self._limited(held, allowance.standing(moment))
+            raise self._limited(held)
         self.requests += 1
         return held
 
@@ -130,7 +133,7 @@ class Caller:
         self.last_used = record.arrived + record.total_s
 
     def standing(self, now: float) -> list[Standing]:
-        """How the caller's limits stand; nothing where there are none."""
+        """How the limits stand that count over time; nothing where there are none."""
         allowance = self._allowance
         if allowance is None or not allowance.quota:
             return []
@@ -155,7 +158,7 @@ class Caller:
         networks = self.key.hosts if self.key is not None else ()
         return any(address in network for network in networks)
 
-    def _limited(self, refusal: Refusal, standing: list[Standing]) -> RateLimited:
+    def _limited(self, refusal: Refusal) -> RateLimited:
         assert self.key is not None, "only keys have limits"
         quota = self.key.quota
         if refusal.limit == "concurrency":
@@ -167,12 +170,31 @@ class Caller:
         return RateLimited(
             f"the key {self.name!r} may use {what}; come again in {refusal.wait_s:.1f} s",
             refusal.wait_s,
-            standing,
         )
 
 
 ANYONE: Final = Caller(None)
 """Whoever asks a server that has no keys. It keeps nothing, so all may share it."""
+
+
+def caller_of(request: Request) -> Caller:
+    """Who asks, as the middleware of the ASGI application has found out."""
+    caller: Caller = request.state.caller
+    return caller
+
+
+def resolved(names: Names, name: str, caller: Caller) -> Meaning:
+    """The model that `name` means to this caller. Raises ModelNotFound.
+
+    Who may not use a model learns nothing of it, not even that it is there.
+    """
+    try:
+        meaning = names.meaning(name)
+    except ModelNotFound as error:
+        raise caller.unknown(name, error) from None
+    if not caller.may_use(meaning.spec.id):
+        raise caller.unknown(name)
+    return meaning
 
 
 class Access:
@@ -193,7 +215,7 @@ class Access:
         """Let in these keys from now on. What goes on under a key that is gone goes on."""
         before = self._callers
         self._callers = {}
-        closed = False
+        keys = tuple(keys)
         for key in keys:
             name = key.name.encode()
             caller = before.get(name)
@@ -202,8 +224,7 @@ class Access:
             elif caller.key != key:
                 caller.become(key)
             self._callers[name] = caller
-            closed |= key.allows(Scope.READ)
-        self._admin_is_open = not self._callers or (self._is_loopback and not closed)
+        self._admin_is_open = admin_is_open(keys, is_loopback=self._is_loopback)
 
     @property
     def callers(self) -> list[Caller]:

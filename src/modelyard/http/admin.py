@@ -27,11 +27,21 @@ from modelyard.config.pulling import PULLS
 from modelyard.core import admission, leaving
 from modelyard.core.errors import InvalidRequest, ModelyardError
 from modelyard.core.events import RestartWanted, SleepWanted, StartWanted, StopWanted
-from modelyard.core.specs import ModelSpec
 from modelyard.core.views import DeviceView, Event, Info, LineView, LogView, ModelView, WaitingView
-from modelyard.http import planning
+from modelyard.http import (
+    captures,
+    keys,
+    listing,
+    ollama,
+    planning,
+    requests,
+    responses,
+    virtuals,
+)
 from modelyard.http import pulls as http_pulls
+from modelyard.http.access import Access, Caller
 from modelyard.http.errors import headers_of, openai_error, status_of
+from modelyard.http.gateway import Gateway
 from modelyard.http.origin import Door
 from modelyard.http.routes import INFERENCE
 from modelyard.runtime.config_file import ConfigFile
@@ -57,10 +67,19 @@ class Facts:
     """What the catalog knows of the models in the folders."""
     reserve_mib: int = 0
     """What stays free on every device."""
+    list_aliases: bool = False
+    """Whether `/v1/models` lists aliases as models of their own."""
+    ollama_port: int | None = None
+    """Port on which the server looks like Ollama."""
 
 
 def build(
-    yard: Loop, facts: Facts, door: Door, file: ConfigFile, pulls: Pulls, removals: Removals
+    yard: Loop,
+    facts: Facts,
+    gateway: Gateway,
+    file: ConfigFile,
+    pulls: Pulls,
+    removals: Removals,
 ) -> FastAPI:
     """The ASGI application behind every route that is not inference."""
     app = FastAPI(
@@ -69,14 +88,21 @@ def build(
         description="One OpenAI-compatible endpoint for every model you own.",
     )
     app.include_router(_health())
-    app.include_router(_openai_models(yard, facts))
+    app.include_router(listing.routes(yard, facts.started_at, lambda: facts.list_aliases))
+    app.include_router(virtuals.routes(yard))
+    app.include_router(responses.routes())
     app.include_router(_server(yard, facts, pulls))
     app.include_router(_orders(yard))
     app.include_router(_configuration(yard, file))
     app.include_router(planning.routes(yard, facts.found, facts.reserve_mib))
     app.include_router(http_pulls.routes(yard, pulls, removals))
+    app.include_router(ollama.routes(yard, facts.found, pulls, removals, facts.started_at))
     app.include_router(_models(yard))
-    app.add_middleware(_AtTheDoor, door=door)
+    app.add_middleware(ollama.OllamaPort, port=lambda: facts.ollama_port)
+    app.include_router(keys.routes(gateway.access, file))
+    app.include_router(requests.routes(lambda: gateway.active, gateway.records))
+    app.include_router(captures.routes(gateway.captures))
+    app.add_middleware(_AtTheDoor, door=gateway.door, access=gateway.access)
     app.add_exception_handler(ModelyardError, _modelyard_error)
     app.add_exception_handler(HTTPException, _http_error)
     app.add_exception_handler(RequestValidationError, _validation_error)
@@ -92,36 +118,6 @@ def _health() -> APIRouter:
     async def health() -> dict[str, str]:
         """Whether the server is up. Never touches a model."""
         return {"status": "ok", "version": __version__}
-
-    return router
-
-
-def _openai_models(yard: Loop, facts: Facts) -> APIRouter:
-    router = APIRouter(prefix="/v1", tags=["openai"])
-
-    def shown(spec: ModelSpec) -> dict[str, Any]:
-        """OpenAI's Model has id, object, created and owned_by; clients tolerate more."""
-        return {
-            "id": spec.id,
-            "object": "model",
-            "created": int(facts.started_at),
-            "owned_by": "modelyard",
-            "tasks": sorted(spec.tasks),
-            "aliases": list(spec.aliases),
-            "context_length": spec.context_length,
-            "status": {"value": yard.scheduler.models[spec.id].state},
-        }
-
-    @router.get("/models")
-    async def models() -> dict[str, Any]:
-        """Every model a request may name."""
-        specs = sorted((slot.spec for slot in yard.scheduler.models.values()), key=lambda s: s.id)
-        return {"object": "list", "data": [shown(spec) for spec in specs]}
-
-    @router.get("/models/{model:path}")
-    async def model(model: str) -> dict[str, Any]:
-        """One model, by its id or an alias."""
-        return shown(yard.names.resolve(model))
 
     return router
 
@@ -181,7 +177,7 @@ def _server(yard: Loop, facts: Facts, pulls: Pulls) -> APIRouter:
                         yield _sse(Event("models", yard.view(slot)))
                 if news.wants(PULLS):
                     for pull in pulls.views():
-                        yield _sse(Event(PULLS, pull))  # type: ignore[arg-type]  # see Event
+                        yield _sse(Event(PULLS, pull))
                 async for event in news:
                     yield _sse(event)
 
@@ -324,20 +320,46 @@ def _sse(event: Event) -> bytes:
 
 
 class _AtTheDoor:
-    """ASGI middleware: the same host and origin rules as on the hot path."""
+    """ASGI middleware: the same rules for hosts, origins and keys as on the hot path."""
 
-    def __init__(self, app: Any, door: Door) -> None:
+    def __init__(self, app: Any, door: Door, access: Access) -> None:
         self._app = app
         self._door = door
+        self._access = access
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "http":
-            headers = dict(scope["headers"])
-            refusal = self._door.refusal(headers.get(b"host"), headers.get(b"origin"))
-            if refusal is not None:
-                await _answer(refusal)(scope, receive, send)
-                return
-        await self._app(scope, receive, send)
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        headers = dict(scope["headers"])
+        origin = headers.get(b"origin")
+        app, granted = self._app, []
+        try:
+            self._door.check(headers.get(b"host"), origin)
+            if origin is not None:
+                granted = self._door.cors.headers(origin)
+            if scope["method"] == "OPTIONS" and origin is not None:
+                preflight = self._door.cors.preflight(origin, headers)
+                if preflight is not None:
+                    granted, app = preflight, Response(status_code=204)
+            if app is self._app:
+                scope.setdefault("state", {})["caller"] = self._visitor(scope, headers)
+        except ModelyardError as error:
+            app = _answer(error)
+
+        async def send_granted(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *granted]
+            await send(message)
+
+        await app(scope, receive, send_granted if granted else send)
+
+    def _visitor(self, scope: Any, headers: dict[bytes, bytes]) -> Caller:
+        names = (b"authorization", b"x-api-key", b"api-key")
+        credential = next((headers[name] for name in names if headers.get(name)), b"")
+        client = scope.get("client")
+        host = client[0] if client else ""
+        return self._access.visitor(scope["method"], scope["path"], credential, host)
 
 
 def _answer(error: ModelyardError) -> Response:

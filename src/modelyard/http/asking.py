@@ -8,15 +8,19 @@ Laws of this file:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from modelyard.core.errors import WrongTask
 from modelyard.core.names import Names
+from modelyard.core.shaping import Shape
 from modelyard.core.specs import ModelSpec
 from modelyard.dialects.base import LoadRequest, Reply
-from modelyard.http import openai
+from modelyard.http import forms, openai
+from modelyard.http.access import Caller, resolved
 from modelyard.http.routes import Route, request_line
+from modelyard.http.shaping import shaped
 from modelyard.runtime.upstream import Upstream
 
 if TYPE_CHECKING:
@@ -26,7 +30,10 @@ if TYPE_CHECKING:
 class Asking:
     """One request, from its body to the bytes that an engine gets."""
 
-    __slots__ = ("_body", "_quirks", "body", "lets_go", "load", "reply", "route", "seen")
+    __slots__ = (
+        "_body", "_content_type", "_quirks", "_served_as", "body", "engine_reply", "lets_go",
+        "load", "reply", "route", "seen", "shape",
+    )  # fmt: skip
 
     def __init__(self, route: Route, body: bytearray, content_type: bytes) -> None:
         """Raises InvalidRequest."""
@@ -38,8 +45,15 @@ class Asking:
         """The request in OpenAI's shape."""
         self.reply: Reply | None = None
         """Turns the answer into what the client expects, if that is not OpenAI's shape."""
+        self.engine_reply: Reply | None = None
+        """Turns the answer of an engine of another dialect into OpenAI's shape."""
         self.load: LoadRequest | None = None
         """What is asked in place of an inference: the model to be loaded, or let go."""
+        self.shape: Shape | None = None
+        """What the model, or the name it is asked by, changes."""
+        self._served_as: str | None = None
+        """The model's name for its engine; None for the one that the client wrote."""
+        self._content_type = content_type
         self.lets_go = False
         """Whether the client wants the model let go once this request is over."""
         if route.translate is not None:
@@ -71,29 +85,39 @@ class Asking:
     def wants_stream(self) -> bool:
         return bool(self.seen.stream) and self.route.streams
 
-    def model(self, names: Names) -> ModelSpec:
-        """The model that is asked. Raises ModelNotFound and WrongTask."""
-        spec = names.resolve(self.seen.model or "")
-        task = self.route.task
+    def aim(self, name: str, names: Names, caller: Caller) -> ModelSpec:
+        """Have the request go to the model of this name. Raises ModelNotFound and WrongTask."""
+        meaning = resolved(names, name, caller)
+        spec, task = meaning.spec, self.route.task
         if task is not None and task not in spec.tasks and self.load is None:
             raise WrongTask(spec.id, sorted(spec.tasks), task)
+        self.shape = meaning.shape
+        as_written = meaning.is_engines and name == self.seen.model
+        self._served_as = None if as_written else spec.id
         return spec
 
     def head_and_body(
         self, upstream: Upstream, forwarded: Sequence[bytes], request_id: bytes
     ) -> bytes:
         """The request as this upstream wants it; `forwarded` are header lines of the client."""
-        route = self.route
+        route, shape = self.route, self.shape
         path, first, body = route.engine_path, route.engine_request, self.body
-        if route.native_path is not None and route.native_path in upstream.speaks:
+        if self._served_as is not None or (shape is not None and shape.changes_body):
+            body = self._changed(body)
+        if route.native_path is not None and self.may_pass and route.native_path in upstream.speaks:
             path, body, self.reply = route.native_path, self._body, None
             first = request_line(path)
         elif self.wants_stream and upstream.tells_usage:
             body = openai.asking_for_usage(body, self.seen)
         quirks = self._quirks = upstream.quirks
+        self.engine_reply = None
         if quirks is not None:
             first = request_line(quirks.path(path))
+            if (reply_to := quirks.replies.get(path)) is not None:
+                self.engine_reply = reply_to(bytes(body), int(time.time()))
             body = quirks.request(path, bytes(body))
+        if shape is not None and shape.headers:
+            forwarded = _laid_over(forwarded, shape.headers)
         request: list[bytes | bytearray] = [
             first,
             upstream.own_headers,
@@ -102,6 +126,20 @@ class Asking:
             body,
         ]
         return b"".join(request)
+
+    @property
+    def may_pass(self) -> bool:
+        """Whether an engine that speaks the client's dialect may get the request untranslated."""
+        shape = self.shape
+        return self._served_as is None and (shape is None or not shape.changes_body)
+
+    def _changed(self, body: bytes | bytearray) -> bytes:
+        """The request as the model's shape has it, under a name that its engine knows."""
+        if not self.route.is_form:
+            return shaped(bytes(body), self.shape, self.route.task, self._served_as)
+        if self._served_as is None:
+            return bytes(body)
+        return forms.with_field(bytes(body), self._content_type, "model", self._served_as)
 
     @property
     def rewrites(self) -> bool:
@@ -119,3 +157,17 @@ class Asking:
             if rewrite is not None:
                 answer = rewrite(answer, bytes(self.body))
         return answer if self.reply is None else self.reply.whole(answer)
+
+
+def _laid_over(lines: Sequence[bytes], headers: Mapping[str, str]) -> list[bytes]:
+    """Header lines, each in four parts, with others in the place of those of the same name."""
+    ours = {name.encode(): text.encode() for name, text in headers.items()}
+    kept = [
+        part
+        for at in range(0, len(lines), 4)
+        if lines[at] not in ours
+        for part in lines[at : at + 4]
+    ]
+    for name, text in ours.items():
+        kept += (name, b": ", text, b"\r\n")
+    return kept

@@ -20,7 +20,9 @@ from modelyard.core.errors import (
     UpstreamRedirects,
     UpstreamRefusesKey,
 )
+from modelyard.dialects.base import Reply
 from modelyard.http import remotes
+from modelyard.http.translated import Hearer, Translated
 from modelyard.runtime.failover import Failover
 from modelyard.runtime.upstream import Connection, Headers, Lease, Upstream
 
@@ -35,6 +37,11 @@ class Asker(Protocol):
 
     def request_to(self, upstream: Upstream) -> bytes:
         """The request as this upstream wants it. Raises ModelyardError."""
+        ...
+
+    @property
+    def engine_reply(self) -> Reply | None:
+        """Turns the answer to that request into OpenAI's shape; None if it is in that shape."""
         ...
 
     def engine_answers(self, status: int, headers: Headers, length: int | None) -> None:
@@ -204,9 +211,12 @@ class Attempt:
     def answer_begins(self, status: int, headers: Headers, length: int | None) -> None:
         self._answers = True
         if status < 300:
+            hearer: Hearer = self._asker
+            if (reply := self._asker.engine_reply) is not None:
+                hearer = Translated(self._asker, reply, self._lease.upstream.model)
             if self._connection is not None:
-                self._connection.listener = self._asker
-            self._asker.engine_answers(status, headers, length)
+                self._connection.listener = hearer
+            hearer.engine_answers(status, headers, length)
         elif status < 400:
             place = remotes.place_in(headers)
             self._asker.fail(UpstreamRedirects(self._lease.upstream.model, status, place))

@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import math
 
-from modelyard.core.errors import ModelyardError, RateLimited, Unauthorized
+from modelyard.core.errors import ModelyardError, Unauthorized
 from modelyard.dialects import openai
 from modelyard.dialects.base import Problem
-from modelyard.http.limits import limit_headers
 
 STATUS: dict[str, int] = {
     "invalid_request": 400,
@@ -74,6 +73,4 @@ def headers_of(error: ModelyardError) -> list[tuple[bytes, bytes]]:
         headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
     if isinstance(error, Unauthorized):
         headers.append((b"www-authenticate", b"Bearer"))
-    if isinstance(error, RateLimited):
-        headers += limit_headers(error.standing)
     return headers

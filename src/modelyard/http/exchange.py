@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import time
+from collections.abc import Callable
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -22,16 +23,20 @@ from modelyard.core.errors import (
     BodyTooLarge,
     EngineTimeout,
     ModelyardError,
+    RequestCancelled,
     RequestTimeout,
 )
 from modelyard.core.specs import ModelSpec
 from modelyard.dialects import openai as openai_dialect
-from modelyard.dialects.base import Problem, UnreadableAnswer
+from modelyard.dialects.base import Problem, Reply, UnreadableAnswer
 from modelyard.http import openai, remotes
+from modelyard.http.access import ANYONE, Caller
 from modelyard.http.answer import Answer, returned
 from modelyard.http.asking import Asking
 from modelyard.http.attempt import Attempt
+from modelyard.http.captures import Capture
 from modelyard.http.errors import JSON_TYPE, headers_of, problem_of, status_of
+from modelyard.http.limits import limit_headers
 from modelyard.http.record import Record
 from modelyard.http.routes import Route
 from modelyard.http.usage import StreamTap, WholeTap
@@ -43,6 +48,13 @@ if TYPE_CHECKING:
 MAX_REWRITTEN = 32 * 1024 * 1024
 """Bytes of an answer that is rewritten as a whole."""
 MAX_REQUEST_ID = 128
+TOO_MANY = 429
+ELSEWHERE = frozenset({
+    "bad_engine_answer", "engine_died", "engine_start_failed", "engine_timeout",
+    "insufficient_memory", "model_stopped", "no_device", "queue_full", "upstream_redirects",
+    "upstream_refuses_key", "upstreams_failed", "wait_timeout",
+})  # fmt: skip
+"""Errors after which another model may do: they are the model's, not the request's."""
 CLIENT_LEFT = 499
 """nginx's status for a client that left before its answer: nobody is ever told."""
 BYTES_A_TOKEN = 4
@@ -81,8 +93,16 @@ class Exchange:
     _request_id = b""
     _credential = b""
     _content_type = b""
+    _caller: Caller = ANYONE
+    _held: int | None = None
+    """What the caller's limits hold back for this request; None until it has entered."""
+    _origin: bytes | None = None
+    """The web page that asks, if one does."""
+    _capture: Capture | None = None
     _error: ModelyardError | None = None
     _spec: ModelSpec | None = None
+    _targets: list[str]
+    """Who else may be asked, for a virtual model."""
     _asking: Asking
     """Known from the moment that `_spec` is."""
     _is_stream = False
@@ -112,13 +132,23 @@ class Exchange:
         self._route = route
         self._began = self._since = gateway.now()
         self._forwarded = self._look_at_headers(headers)
+        self.record = Record(
+            self._request_id.decode(),
+            time.time(),
+            protocol.path,
+            client=self._client_host,
+            key=self._caller.name,
+        )
+        write: Callable[[bytes], None] = protocol.transport.write
+        if gateway.captures:
+            self._capture = gateway.captures.open(self.record, headers, write)
+            write = self._capture.write
         self._answer = Answer(
-            protocol.transport.write,
+            write,
             self._common_lines,
             keep_alive=keep_alive,
             may_chunk=http_version != "1.0",
         )
-        self.record = Record(self._request_id.decode(), time.time(), protocol.path)
         gateway.active.add(self)
 
     @property
@@ -177,6 +207,14 @@ class Exchange:
             self.record.error = self.record.error or "client_left"
             self._end(served=False)
 
+    def cancel(self) -> None:
+        """Somebody who may wants the request ended: its engine stops, its client is told why."""
+        error = RequestCancelled("the request was cancelled by those who run this server")
+        if self._phase is Phase.READING:
+            self.reject(error)
+        else:
+            self.fail(error)
+
     def look(self, now: float) -> None:
         """Time-outs and heartbeats; called a few times a second."""
         settings = self._gateway.settings
@@ -191,6 +229,8 @@ class Exchange:
         if self._is_stream and self._phase is not Phase.ANSWERING and now >= self._next_beat:
             self._next_beat = now + settings.heartbeat_every_s
             self._answer.beat(self._route.dialect.heartbeat, self._stream_headers())
+        if self._is_late(now):
+            return
         if self._phase is not Phase.WAITING and self._spec is not None:
             bound_s = self._spec.limits.response_timeout_s
             if silent_s > bound_s and not self._protocol.flow.write_paused:
@@ -198,6 +238,17 @@ class Exchange:
                 if self._attempt is not None:
                     self._attempt.blame(str(error))
                 self.fail(error)
+
+    def _is_late(self, now: float) -> bool:
+        """End a request that takes longer than its model's shape allows; whether it has ended."""
+        if self._spec is None or self._asking.shape is None:
+            return False
+        bound_s = self._asking.shape.timeout_s
+        if bound_s is None or now - self._began <= bound_s:
+            return False
+        self._targets.clear()
+        self.fail(EngineTimeout(self._spec.id, bound_s))
+        return True
 
     def _look_at_headers(self, headers: Headers) -> list[bytes]:
         """Note what concerns the gateway; return the lines that go on to the engine."""
@@ -212,17 +263,26 @@ class Exchange:
             elif name == b"host":
                 host = value
             elif name == b"origin":
-                origin = value
+                origin = self._origin = value
             elif name == b"content-length" and int(value) > gateway.settings.max_body_bytes:
                 self._error = BodyTooLarge(gateway.settings.max_body_bytes)
             elif name == b"x-request-id" and _is_sane_id(value):
                 self._request_id = value
-            elif name in CREDENTIALS:
+            elif name == b"authorization" or (name in CREDENTIALS and not self._credential):
                 self._credential = value
         if not self._request_id:
             self._request_id = gateway.next_request_id()
-        self._error = gateway.door.refusal(host, origin) or self._error
+        try:
+            gateway.door.check(host, origin)
+            self._caller = gateway.access.caller(self._credential, self._client_host)
+        except ModelyardError as error:
+            self._error = error
         return forwarded
+
+    @property
+    def _client_host(self) -> str:
+        client = self._protocol.client
+        return client[0] if client else ""
 
     def _expects_continue(self) -> bool:
         return self._protocol.expect_100_continue and self.more_body
@@ -254,9 +314,41 @@ class Exchange:
         record.bytes_in = len(self.body)
         asking = self._asking = Asking(self._route, self.body, self._content_type)
         record.named = asking.seen.model or ""
-        spec = asking.model(self._gateway.yard.names)
-        record.model = spec.id
+        self._targets = self._gateway.yard.targets(record.named)
+        spec = self._aim()
+        self._held = self._caller.enter(self._gateway.now(), record.bytes_in)
         return spec
+
+    def _aim(self) -> ModelSpec:
+        """The next model that the request may go to. Raises ModelyardError if none is left."""
+        names = self._gateway.yard.names
+        while True:
+            name = self._targets.pop(0)
+            try:
+                spec = self._asking.aim(name, names, self._caller)
+            except ModelyardError:
+                if not self._targets:
+                    raise
+            else:
+                self.record.model = spec.id
+                return spec
+
+    def _falls_back(self) -> bool:
+        """Ask the next target of a virtual model in place of one that cannot answer."""
+        if not self._targets or self.disconnected or not self.starts_over():
+            return False
+        try:
+            spec = self._aim()
+        except ModelyardError:
+            return False
+        if self._ticket and self._spec is not None:
+            self._gateway.yard.leave(self._spec.id, self._ticket)
+        if self._attempt is not None:
+            self._attempt.close(served=False)
+        self._ticket, self._attempt, self._is_retried = 0, None, False
+        self._spec = spec
+        self._acquire(spec)
+        return True
 
     def _acquire(self, spec: ModelSpec) -> None:
         yard, load = self._gateway.yard, self._asking.load
@@ -269,19 +361,19 @@ class Exchange:
             self.granted(lease)
             return
         self._phase = Phase.WAITING
-        ticket = yard.wait(spec.id, self, self._sender())
+        ticket = yard.wait(spec.id, self, self._sender(), self._caller.priority)
         if self._phase is Phase.WAITING:
             self._ticket = ticket
 
     def _sender(self) -> str:
-        """Who shares turns with this request in a queue: the same credential, else the same host.
+        """Who shares turns with this request in a queue: the same key, else the same credential,
+        else the same host.
 
         No credential is kept or shown: it stands here by its digest.
         """
-        if self._credential:
-            return hashlib.sha256(self._credential).hexdigest()[:16]
-        client = self._protocol.client
-        return client[0] if client else ""
+        if self._caller.name or not self._credential:
+            return self._caller.name or self._client_host
+        return hashlib.sha256(self._credential).hexdigest()[:16]
 
     # ---------------------------------------------------------------------------- the engine's turn
 
@@ -303,7 +395,8 @@ class Exchange:
     def refused(self, error: ModelyardError) -> None:
         """No replica will be ours."""
         self._ticket = 0
-        self._refuse(error)
+        if not (error.code in ELSEWHERE and self._falls_back()):
+            self._refuse(error)
 
     def unseen(self) -> None:
         """The replica never saw the request: another one may be asked, once."""
@@ -318,6 +411,11 @@ class Exchange:
         if self._attempt is not None and self._attempt.is_remote:
             lines = remotes.fit_to_leave(lines)
         return self._asking.head_and_body(upstream, lines, self._request_id)
+
+    @property
+    def engine_reply(self) -> Reply | None:
+        """Turns the engine's answer into OpenAI's shape, if it is in another."""
+        return self._asking.engine_reply
 
     def starts_over(self) -> bool:
         """Forget an answer of which nothing has reached the client; False if something has."""
@@ -420,6 +518,8 @@ class Exchange:
 
     def engine_refuses(self, status: int, headers: Headers, body: bytes) -> None:
         """The engine's own error, whole."""
+        if (status >= 500 or status == TOO_MANY) and self._falls_back():
+            return
         problem = openai.engine_problem(status, body, self._request_id.decode())
         self.record.error = "engine_error"
         if self._answer.is_begun:
@@ -434,6 +534,8 @@ class Exchange:
     def fail(self, error: ModelyardError) -> None:
         """The engine or the request broke down: say so as well as it can still be said."""
         if self._phase is Phase.DONE:
+            return
+        if error.code in ELSEWHERE and self._falls_back():
             return
         self.record.error = error.code
         if not self._answer.is_begun:
@@ -478,7 +580,13 @@ class Exchange:
     def _common_lines(self) -> list[bytes]:
         """Header lines that every answer has."""
         name = self._route.dialect.request_id_header
-        return [*self._protocol.own_lines(), name, b": ", self._request_id, b"\r\n"]
+        lines = [*self._protocol.own_lines(), name, b": ", self._request_id, b"\r\n"]
+        for header in limit_headers(self._caller.standing(self._gateway.now())):
+            lines += (header[0], b": ", header[1], b"\r\n")
+        if self._origin is not None:
+            for header in self._gateway.door.cors.headers(self._origin):
+                lines += (header[0], b": ", header[1], b"\r\n")
+        return lines
 
     def _end(self, *, served: bool) -> None:
         """The exchange is over: give everything back, let the connection's next request begin."""
@@ -513,6 +621,10 @@ class Exchange:
             record.estimated = True
             record.prompt_tokens = len(self.body) // BYTES_A_TOKEN
             record.completion_tokens = record.parts
+        if self._held is not None:
+            self._caller.leave(self._held, record, self._gateway.now())
+        if self._capture is not None:
+            self._capture.end(self.body)
 
 
 def _but_content(headers: Headers) -> Headers:

@@ -61,3 +61,21 @@ def _part(body: bytes, start: int, end: int) -> tuple[str, str]:
         raise InvalidRequest("a part of the form has no name")
     value = body[head_end + 4 : min(end, head_end + 4 + MAX_FIELD)]
     return name[1].decode("utf-8", "replace"), value.decode("utf-8", "replace")
+
+
+def with_field(body: bytes, content_type: bytes, field: str, value: str) -> bytes:
+    """The form with another value in a text field that it has once. Raises InvalidRequest."""
+    boundary = _BOUNDARY.search(content_type)
+    fence = b"--" + ((boundary[1] or boundary[2]) if boundary else b"")
+    at = body.find(fence)
+    while at >= 0:
+        start = at + len(fence)
+        end = body.find(b"\r\n" + fence, start)
+        if end < 0:
+            break
+        head_end = body.find(b"\r\n\r\n", start, end + 2)
+        name = _NAME.search(body, start, head_end + 2)
+        if name is not None and name[1] == field.encode():
+            return body[: head_end + 4] + value.encode() + body[end:]
+        at = end + 2
+    raise InvalidRequest(f"the form has no field {field!r}", param=field)

@@ -27,12 +27,15 @@ from modelyard.core.errors import (
     RequestTimeout,
 )
 from modelyard.http import head
+from modelyard.http.access import Access
+from modelyard.http.captures import Captures
 from modelyard.http.exchange import Exchange
 from modelyard.http.head import CHECKED, Head, Headers, WrongHead
 from modelyard.http.origin import Door
 from modelyard.http.record import Records
 from modelyard.http.routes import INFERENCE
-from modelyard.http.turns import LINGER_S, Refusal, Turn
+from modelyard.http.turns import LINGER_S, Active, Refusal, Turn
+from modelyard.http.websocket import PATHS, Tunnel, wants_websocket
 from modelyard.runtime.loop import Loop
 from modelyard.runtime.tasks import Tasks
 
@@ -45,13 +48,17 @@ SWEEP_S = 0.25
 class Gateway:
     """What all connections of a server share."""
 
-    def __init__(self, yard: Loop, settings: Server, door: Door) -> None:
+    def __init__(
+        self, yard: Loop, settings: Server, door: Door, access: Access, captures: Captures
+    ) -> None:
         self.yard = yard
         self.settings = settings
         self.door = door
+        self.access = access
+        self.captures = captures
         self.tasks = Tasks()
         self.answered = 0
-        self.active: set[Exchange] = set()
+        self.active: set[Active] = set()
         self.records = Records()
         self.connections: set[GatewayProtocol] = set()
         self._loop = asyncio.get_running_loop()
@@ -76,7 +83,7 @@ class Gateway:
             self.clock = self.now()
             self._sweep = self._loop.call_later(SWEEP_S, self._look_at_all)
 
-    def left(self, exchange: Exchange) -> None:
+    def left(self, exchange: Active) -> None:
         self.active.discard(exchange)
         self.answered += 1
         self.records.add(exchange.record)
@@ -89,15 +96,19 @@ class Gateway:
     def _look_at_all(self) -> None:
         """One timer for all time-outs, heartbeats and idle connections: none is set per request."""
         self._sweep = None
+        if self.connections:  # first of all, so that nothing below can end it
+            self._sweep = self._loop.call_later(SWEEP_S, self._look_at_all)
         now = self.now()
         for exchange in tuple(self.active):
-            exchange.look(now)
+            try:
+                exchange.look(now)
+            except Exception as error:
+                log.error("a request broke the gateway", exc_info=error)
+                exchange.reject(ModelyardError("the server failed on this request"))
         self.clock = now
         for protocol in tuple(self.connections):
             if protocol.deadline < now:
                 protocol.is_late()
-        if self.connections:
-            self._sweep = self._loop.call_later(SWEEP_S, self._look_at_all)
 
 
 class GatewayProtocol(HttpToolsProtocol):
@@ -120,6 +131,10 @@ class GatewayProtocol(HttpToolsProtocol):
     """A request has begun, and its head is not complete."""
     _is_unread = False
     """The head of `cycle` has been read, and its body has not, to the end."""
+    _again = b""
+    """A head that wanted another protocol, without that wish."""
+    _tunnel: Tunnel | None = None
+    """The WebSocket that the connection has become, or waits to become."""
     _is_deaf = False
     """Nothing that still comes is read."""
     _arrived = 0
@@ -143,18 +158,37 @@ class GatewayProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         if self._is_deaf:
+            if self._tunnel is not None:
+                self._tunnel.receive(data)
             return
-        self._chunk = len(data)
-        try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._is_deaf = True  # its answer is the last one: what comes is no HTTP to us
-        except httptools.HttpParserError as error:
-            self._not_understood(error)
-        else:
-            self._arrived += self._chunk
-            if self._arrived > head.MAX_HEAD_BYTES + head.WORST_FRAMING * self._body:
-                self._too_much()
+        while data:
+            self._chunk = len(data)
+            try:
+                self.parser.feed_data(data)
+            except httptools.HttpParserUpgrade as upgrade:
+                rest = data[upgrade.args[0] :]
+                if self._tunnel is not None:
+                    self._tunnel.receive(rest)
+                    return
+                data = self._read_again(rest)
+            except httptools.HttpParserError as error:
+                self._not_understood(error)
+                return
+            else:
+                break
+        self._arrived += self._chunk
+        if self._arrived > head.MAX_HEAD_BYTES + head.WORST_FRAMING * self._body:
+            self._too_much()
+
+    def _read_again(self, rest: bytes) -> bytes:
+        """What the parser is to read in place of a request that wants another protocol.
+
+        It takes whatever follows such a head for that protocol; here it is HTTP like any other.
+        """
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        again, self._again = self._again, b""
+        return again + rest
 
     def _not_understood(self, error: httptools.HttpParserError) -> None:
         """The parser gave up, or one of our own callbacks refused the request."""
@@ -166,7 +200,13 @@ class GatewayProtocol(HttpToolsProtocol):
                 self._refuse(cause)
                 return
             log.error("a request broke the gateway", exc_info=cause)
-            self._refuse(ModelyardError("the server failed on this request"))
+            failed = ModelyardError("the server failed on this request")
+            cycle = self.cycle
+            if cycle is None or self._is_asgi(cycle) or cycle.response_complete:
+                self._refuse(failed)
+            else:  # whatever it was doing is over
+                self._is_deaf = True
+                cycle.reject(failed)
             return
         self._refuse(InvalidRequest(f"this is not HTTP as RFC 9112 has it: {error}"))
 
@@ -239,10 +279,17 @@ class GatewayProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         self._in_head = False
         version = self.parser.get_http_version()
+        method = self.parser.get_method()
+        if method in (b"CONNECT", b"TRACE"):
+            raise WrongHead("method_not_allowed", f"{method.decode()} is not done here")
+        if self.parser.should_upgrade():
+            if method == b"GET" and version == "1.1" and self._opens_websocket():
+                return
+            self._again = head.without_upgrade(method, self.url, version, self.headers)
+            return
         self._seen.complete(version, self.headers)
         if self._arrived + self._chunk > head.MAX_HEAD_BYTES:
             head.check_size(self.url, self.headers)
-        method = self.parser.get_method()
         if not self.url.startswith(b"/"):
             self.url = head.origin_form(method, self.url, self.headers)
         self.expect_100_continue = self._seen.expects_continue and version != "1.0"
@@ -270,6 +317,8 @@ class GatewayProtocol(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._again or self._tunnel is not None:
+            return
         self._is_unread = False
         self.deadline = self.gateway.clock + self.gateway.settings.send_timeout_s
         if self._is_asgi(self.cycle):
@@ -278,9 +327,25 @@ class GatewayProtocol(HttpToolsProtocol):
             self.cycle.more_body = False
             self.cycle.set()
 
+    def _opens_websocket(self) -> bool:
+        """Hand the connection to an engine, if that is what is asked."""
+        if self.url.partition(b"?")[0] not in PATHS or not wants_websocket(self.headers):
+            return False
+        self._seen.complete("1.1", self.headers)
+        if self._seen.length or self._seen.has_coding:
+            raise InvalidRequest("the handshake of a WebSocket has no body")
+        self._tunnel = Tunnel(self, self.gateway, self.url, self.headers)
+        self._take_turn(self._tunnel)
+        self._is_deaf = True
+        return True
+
     def _leave_to_asgi(self, method: bytes, path: bytes) -> None:
-        if method in (b"CONNECT", b"TRACE"):
-            raise WrongHead("method_not_allowed", f"{method.decode()} is not done here")
+        if path in PATHS:
+            raise WrongHead(
+                "upgrade_required", f"{path.decode()} is a WebSocket: send a handshake to it"
+            )
+        if b"#" in self.url:
+            raise InvalidRequest("the target of a request has no fragment")
         if method == b"POST":
             near = head.meant(path, INFERENCE)
             if near:
@@ -298,8 +363,6 @@ class GatewayProtocol(HttpToolsProtocol):
         self._is_unread = True
         super().on_headers_complete()
         self.deadline = self.gateway.clock + self.gateway.settings.body_timeout_s
-        if self.parser.should_upgrade():
-            self.cycle.keep_alive = False
 
     @property
     def _seen(self) -> Head:
@@ -346,10 +409,10 @@ class GatewayProtocol(HttpToolsProtocol):
         """uvicorn's own cycles have ended."""
         self.exchange_ended()
 
-    def common_headers(self) -> Headers:
+    def common_headers(self, request_id: bytes = b"") -> Headers:
         """Headers of the server itself, and an id, for an answer that comes of no exchange."""
-        request_id = (b"x-request-id", self.gateway.next_request_id())
-        return [*self.server_state.default_headers, request_id]
+        made = request_id or self.gateway.next_request_id()
+        return [*self.server_state.default_headers, (b"x-request-id", made)]
 
     def linger(self) -> None:
         """The last answer is written: close once the client has had time to see it."""
@@ -361,14 +424,14 @@ class GatewayProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self.gateway.connections.discard(self)
         self._is_deaf = True
-        unserved = [cycle for cycle, _ in self.pipeline]
+        unserved: list[Any] = [cycle for cycle, _ in self.pipeline]
         self.pipeline.clear()
         super().connection_lost(exc)
         for turn in (self.serving, *unserved):
             if turn is not None and not self._is_asgi(turn):
                 turn.client_left()
 
-    # ---------------------------------------------------------------------------------- slow clients
+    # --------------------------------------------------------------------------------- slow clients
 
     def pause_writing(self) -> None:
         super().pause_writing()
@@ -386,7 +449,7 @@ class GatewayProtocol(HttpToolsProtocol):
         gateway, cycle = self.gateway, self.cycle
         self.deadline = gateway.clock + gateway.settings.send_timeout_s
         unsent, closing = self.transport.get_write_buffer_size(), self.transport.is_closing()
-        if unsent or closing:
+        if unsent or closing:  # a WebSocket's, too
             stuck = unsent >= self._unsent > 0 and self._drains == self._drains_seen
             self._unsent, self._drains_seen = unsent, self._drains
             if stuck or not unsent:

@@ -34,11 +34,12 @@ CHECKED = frozenset({
 })  # fmt: skip
 """Headers that `Head.check` wants to see."""
 
+_OF_UPGRADES = frozenset({b"connection", b"upgrade", b"http2-settings"})
 _USUAL_CONNECTION = frozenset({b"keep-alive", b"close"})
 _ABSOLUTE = re.compile(rb"https?://([^/?#]*)([^#]*)", re.IGNORECASE)
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-f:.]+\]|[^\x00-\x20\x7f/?#@,:\\\[\]]+)(?::[0-9]{0,5})?")
 _END_TO_END = frozenset({b"host", b"content-length", b"content-type", b"authorization"})
-"""What `Connection` may not take away: whoever named them wants another request than was checked."""
+"""What `Connection` may not take away: without them it would be another request."""
 
 
 class WrongHead(ModelyardError):
@@ -155,6 +156,19 @@ def origin_form(method: bytes, target: bytes, headers: Headers) -> bytes:
         if name == b"host":
             headers[at] = (name, host)
     return path if path.startswith(b"/") else b"/" + path
+
+
+def without_upgrade(method: bytes, target: bytes, version: str, headers: Headers) -> bytes:
+    """The same head without the wish for another protocol, which may be ignored (RFC 9110 7.8)."""
+    closes = any(
+        name == b"connection" and b"close" in value.lower().replace(b" ", b"").split(b",")
+        for name, value in headers
+    )
+    kept = [(name, value) for name, value in headers if name not in _OF_UPGRADES]
+    if closes:
+        kept.append((b"connection", b"close"))
+    lines = b"".join(b"%b: %b\r\n" % header for header in kept)
+    return b"%b %b HTTP/%b\r\n%b\r\n" % (method, target, version.encode(), lines)
 
 
 def meant(path: bytes, routes: Collection[bytes]) -> str:

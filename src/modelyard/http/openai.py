@@ -75,6 +75,8 @@ def peek(body: bytes | bytearray) -> Peek:
         raise InvalidRequest(f"the request body is not what this route expects: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"the request body is not valid JSON: {error}") from None
+    except RecursionError:
+        raise InvalidRequest("the request body is nested too deeply") from None
     if not seen.model:
         raise _no_model()
     return seen
@@ -117,7 +119,7 @@ def prefix(body: bytes | bytearray) -> int | None:
     """
     try:
         asked = _decode_prompt(body)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return None
     for part in (asked.messages, asked.prompt, asked.input):
         if part is not None:

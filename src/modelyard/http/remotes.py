@@ -13,7 +13,9 @@ from collections.abc import Sequence
 
 from modelyard.runtime.upstream import Headers
 
-TO_REMOTES = frozenset(b"accept content-type idempotency-key openai-beta user-agent".split())
+TO_REMOTES = frozenset(
+    b"accept anthropic-beta content-type idempotency-key openai-beta user-agent".split()
+)
 """Header lines of a client that leave this machine."""
 REFUSED = frozenset({401, 407})
 """Statuses by which a remote refuses our key. Passed on, they would blame the client's own."""

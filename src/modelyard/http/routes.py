@@ -13,8 +13,10 @@ from dataclasses import dataclass, field, replace
 from typing import Final
 
 from modelyard.core.specs import Task
+from modelyard.dialects import anthropic, ollama, rerank, responses
 from modelyard.dialects.base import Dialect, Translate
 from modelyard.dialects.openai import OPENAI
+from modelyard.dialects.tokens import COUNT_PATH
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +57,7 @@ COMPLETION = Route(Task.COMPLETION, "/v1/completions", streams=True)
 INFILL = Route(Task.COMPLETION, "/infill", streams=True)
 EMBEDDING = Route(Task.EMBEDDING, "/v1/embeddings")
 POOLING = Route(Task.EMBEDDING, "/pooling")
-RERANK = Route(Task.RERANK, "/v1/rerank")
+RERANK = Route(Task.RERANK, "/v1/rerank", translate=rerank.translate)
 SCORE = Route(Task.RERANK, "/v1/score")
 CLASSIFICATION = Route(Task.CLASSIFICATION, "/classify")
 MODERATION = Route(Task.CLASSIFICATION, "/v1/moderations")
@@ -105,3 +107,33 @@ INFERENCE: dict[bytes, Route] = {
     b"/apply-template": APPLY_TEMPLATE,
 }
 """Every path that is an inference when it is POSTed to. Dialects add theirs below."""
+
+INFERENCE |= {
+    b"/api/chat": replace(CHAT, dialect=ollama.DIALECT, translate=ollama.chat),
+    b"/api/generate": replace(CHAT, dialect=ollama.DIALECT, translate=ollama.generate),
+    b"/api/embed": replace(EMBEDDING, dialect=ollama.DIALECT, translate=ollama.embed),
+    b"/api/embeddings": replace(EMBEDDING, dialect=ollama.DIALECT, translate=ollama.embeddings),
+}
+
+INFERENCE |= {
+    b"/v1/responses": replace(CHAT, dialect=responses.DIALECT, translate=responses.translate),
+    b"/v1/responses/input_tokens": replace(
+        CHAT, dialect=responses.DIALECT, translate=responses.count, streams=False
+    ),
+}
+
+INFERENCE |= {
+    anthropic.PATH.encode(): replace(
+        CHAT,
+        dialect=anthropic.ANTHROPIC,
+        translate=anthropic.translate,
+        native_path=anthropic.PATH,
+    ),
+    anthropic.COUNT_PATH.encode(): Route(
+        Task.CHAT,
+        COUNT_PATH,
+        dialect=anthropic.ANTHROPIC,
+        translate=anthropic.count_tokens,
+        native_path=anthropic.COUNT_PATH,
+    ),
+}

@@ -8,6 +8,7 @@ Laws of this file:
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import TYPE_CHECKING, Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -17,6 +18,7 @@ from modelyard.http.errors import headers_of, openai_error, status_of
 
 if TYPE_CHECKING:
     from modelyard.http.gateway import GatewayProtocol
+    from modelyard.http.record import Record
 
 LINGER_S = 1.0
 """How long what a refused client still sends is dropped: closing on unread bytes would reset the
@@ -58,6 +60,29 @@ class Turn(Protocol):
 
     def resume_engine(self) -> None:
         """The client has read what it was sent."""
+        ...
+
+
+class Active(Protocol):
+    """A request that is under way, as those see it who run the server."""
+
+    record: Record
+
+    @property
+    def phase(self) -> IntEnum:
+        """Where it is: reading, waiting, sending, answering, done."""
+        ...
+
+    def look(self, now: float) -> None:
+        """Time-outs; called a few times a second."""
+        ...
+
+    def reject(self, error: ModelyardError) -> None:
+        """It cannot go on."""
+        ...
+
+    def cancel(self) -> None:
+        """Somebody who may wants it ended."""
         ...
 
 

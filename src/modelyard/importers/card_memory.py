@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from modelyard.core.defaults import VLLM_CONTEXT_MIB
 from modelyard.importers import programs
 from modelyard.importers.surroundings import Surroundings
 from modelyard.importers.values import as_number
@@ -19,8 +20,6 @@ from modelyard.importers.values import as_number
 MOST_OF_A_CARD = 0.85
 """Leaves room for the reserve and for what a desktop shows."""
 VLLM_SHARE = 0.9
-CONTEXT_MIB = 512
-"""The driver's context, which vLLM's share does not cover."""
 
 
 def claims(
@@ -38,7 +37,8 @@ def claims(
         if share is None:
             found[name] = math.floor(size * MOST_OF_A_CARD / max(1, together))
         else:
-            found[name] = min(math.ceil(size * share) + CONTEXT_MIB, size - CONTEXT_MIB)
+            outside = VLLM_CONTEXT_MIB
+            found[name] = min(math.ceil(size * share) + outside, size - outside)
     return found
 
 

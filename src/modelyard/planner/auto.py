@@ -75,9 +75,16 @@ def recipes(
     """
     fixed = _fixed(spec, profile)
     cards = sum(name != HOST_DEVICE for name in profile.devices)
-    plan = make_plan(found, machine, _ask(spec, fixed), engines=(spec.engine,), cards=max(1, cards))
+    plan = make_plan(
+        found,
+        machine,
+        _ask(spec, fixed),
+        engines=(spec.engine,),
+        cards=max(1, cards),
+        fixed=_decided(spec.engine, fixed),
+    )
     subject = plan.chosen.subject
-    given_up = sacrifice(subject, plan.chosen.reckoning.layout)
+    given_up = sacrifice(subject, plan.chosen.reckoning.layout) if plan.chosen.step else ""
     first = f"{PLANNED}, with {given_up}" if given_up else PLANNED
     ways = [(first, "the planner's choice", plan.chosen.reckoning)]
     ways += [

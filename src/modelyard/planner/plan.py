@@ -230,7 +230,7 @@ def _share(load: Load) -> ShareView:
     inside = load.estimate.total_mib
     if load.needs_mib > inside:
         extra = load.needs_mib - inside
-        why = "vLLM's share is told in 1/10000 of the card, and the driver's part at least 512 MiB"
+        why = "vLLM's share is told in 1/10000 of a card, and NCCL counts where there are several"
         if seat.kind == HOST_DEVICE:
             why = "vLLM's cache on the host is whole GiB, and its processes were seen to hold more"
         terms.append(TermView("rounding", extra, why, "engines/vllm_memory.py"))

@@ -2,7 +2,7 @@
 
 Laws of this file:
 - One change at a time. A file that is wrong changes nothing: neither the server nor the file.
-- An assignment is written only after the whole file was checked with it, engines included.
+- An assignment or a key is written only after the whole file was checked with it, engines included.
 - What a server cannot change while it runs (its listener, its devices) is told, not half done.
 """
 
@@ -15,9 +15,11 @@ from pathlib import Path
 
 from modelyard.config import Config
 from modelyard.config.assignment import Assignment, AssignmentView, Reloaded, Wanted
-from modelyard.config.edit import current, replace_file, with_assignment
+from modelyard.config.edit import current, replace_file, with_assignment, with_key
+from modelyard.config.keyring import KeyChange, KeyWanted
 from modelyard.config.load import usual_path
-from modelyard.core.errors import ConfigError, InvalidRequest
+from modelyard.core.errors import ConfigError, InvalidRequest, NotFound
+from modelyard.core.keys import admin_is_open
 from modelyard.core.specs import ModelSpec, OptionValue
 from modelyard.engines.assigning import options_for
 
@@ -25,7 +27,8 @@ Read = Callable[[Path | None, bytes | None], Config]
 """The configuration in the file at this path, or in these bytes if they stand for the file's."""
 
 LIVE = frozenset(
-    {"models", "remotes", "models_dirs", "limits", "path", "written", "assigned", "notes"}
+    {"models", "remotes", "models_dirs", "limits", "path", "written", "assigned", "notes", "keys"}
+    | {"captures"}
 )
 """Fields of a `Config` that a running server takes over."""
 
@@ -80,7 +83,47 @@ class ConfigFile:
         async with self._lock:
             return await self._write(spec, Assignment())
 
+    async def add_key(self, name: str, wanted: KeyWanted) -> KeyChange:
+        """Let in a key, and follow the file.
+
+        Raises InvalidRequest for a name that is taken, ConfigError with all problems that the file
+        would have, or if it cannot be written.
+        """
+        async with self._lock:
+            if name in {key.name for key in self.config.keys}:
+                raise InvalidRequest(
+                    f"there is a key named {name!r} already",
+                    hint="choose another name, or remove that one first",
+                )
+            return await self._change_key(name, wanted.entry())
+
+    async def remove_key(self, name: str) -> KeyChange:
+        """Let a key in no more, and follow the file. Raises as `add_key` does, and NotFound."""
+        async with self._lock:
+            if name not in {key.name for key in self.config.keys}:
+                raise NotFound(f"there is no key named {name!r}")
+            return await self._change_key(name, None)
+
     # ------------------------------------------------------------------------------------- inside
+
+    async def _change_key(self, name: str, entry: dict[str, OptionValue] | None) -> KeyChange:
+        from modelyard.config.rules import is_loopback  # validates: what only reads needs none
+
+        config = await asyncio.to_thread(self._with_key, name, entry)
+        await self._follow(config)
+        is_open = admin_is_open(config.keys, is_loopback=is_loopback(config.server.host))
+        return KeyChange(name, str(self.path), bool(config.keys), not is_open)
+
+    def _with_key(self, name: str, entry: dict[str, OptionValue] | None) -> Config:
+        """Write the file and return what it says now. Blocks."""
+        path = self.path
+        old = current(path)
+        new = with_key(old or b"", str(path), name, entry)
+        config = self._checked(new, path)
+        if (name in {key.name for key in config.keys}) is (entry is None):
+            raise ConfigError(str(path), [f"keys.{name}: it is not written in this file"])
+        replace_file(path, new, old)
+        return config
 
     async def _write(self, spec: ModelSpec, assignment: Assignment) -> AssignmentView:
         config = await asyncio.to_thread(self._written, spec, assignment)

@@ -25,8 +25,9 @@ log = logging.getLogger("modelyard")
 FRESH_FOR_S = 30.0
 """A remote's pooled connections are used this long: a handshake across the world costs more than
 the rare one that has just been closed, which is then made anew."""
-ELSEWHERE = frozenset({502, 503, 504})
-"""Statuses of an upstream (or of what stands before it) that cannot serve anybody at the moment."""
+ELSEWHERE = frozenset({502, 503, 504, 529})
+"""Statuses of an upstream (or of what stands before it) that cannot serve anybody at the moment;
+529 is Anthropic's "overloaded"."""
 TOO_MANY = 429
 
 

@@ -23,6 +23,7 @@ from modelyard.catalog.choice import TRANSFORMERS, VLLM
 from modelyard.catalog.discover import DEFAULT_ENGINES, scan
 from modelyard.catalog.errors import BadModelFile
 from modelyard.catalog.found import FoundModel
+from modelyard.catalog.hub_cache import find_repository, hub_cache
 from modelyard.catalog.specs import WITHOUT_FILES, complete
 from modelyard.catalog.watch import changes
 from modelyard.config import Config
@@ -132,10 +133,33 @@ class Inventory:
         if not _has_files(spec):
             return with_levels(spec)
         try:
-            return with_levels(complete(spec, headers=self._headers))
+            located = self._located(spec)
+            if spec.repository is not None and located.source == spec.repository:
+                return with_levels(replace(located, tasks=spec.tasks or UNREADABLE_SERVES))
+            return with_levels(complete(located, headers=self._headers))
         except BadModelFile as error:
             problems.append(f"model {spec.id}: {error}")
             return replace(spec, tasks=spec.tasks or UNREADABLE_SERVES)
+
+    def _located(self, spec: ModelSpec) -> ModelSpec:
+        """The spec with the place of its files, where `source` is the id of a repository.
+
+        What nobody has fetched yet is left to engines that fetch by themselves. Raises BadModelFile
+        for the others, and where nothing may be fetched.
+        """
+        source = Path(spec.source or "")
+        if spec.repository is None or source.exists():
+            return spec
+        found = find_repository(spec.repository, [*self._config.models_dirs, hub_cache(os.environ)])
+        if found is not None:
+            return replace(spec, source=str(found))
+        may_fetch = not (self._config.downloads.offline or os.environ.get("HF_HUB_OFFLINE"))
+        if may_fetch and (spec.engine == VLLM or spec.engine in PRESETS):
+            return replace(spec, source=spec.repository)
+        reason = (
+            "there is no such folder, and the repository of this name is not in the hub's cache"
+        )
+        raise BadModelFile(source, reason, hint=f"fetch it: modelyard pull {spec.repository}")
 
 
 def engines_here(config: Config) -> frozenset[str]:

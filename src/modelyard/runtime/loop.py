@@ -60,6 +60,7 @@ from modelyard.core.lifecycle import (
 from modelyard.core.names import Names
 from modelyard.core.policy import Policy
 from modelyard.core.scheduler import Scheduler
+from modelyard.core.shaping import VirtualModel
 from modelyard.core.specs import Device, Endpoint, ModelSpec, Need, Progress
 from modelyard.core.state import ModelState, ReplicaState
 from modelyard.core.views import DeviceView, Event, LineView, LogView, ModelView, WaitingView
@@ -78,6 +79,7 @@ from modelyard.runtime.sampling import Holder, Sample, Sampler
 from modelyard.runtime.tasks import Tasks
 from modelyard.runtime.upstream import Lease, Upstream
 from modelyard.runtime.viewing import view_devices, view_model, view_waiting
+from modelyard.runtime.virtuals import Virtuals
 
 log = logging.getLogger("modelyard")
 
@@ -108,6 +110,8 @@ class Loop:
     ) -> None:
         self.scheduler = Scheduler(policy, devices)
         self.names = Names(())
+        self.virtuals = Virtuals()
+        self._specs: tuple[ModelSpec, ...] = ()
         self.broadcast = broadcast
         self.runs: dict[tuple[str, int], Run] = {}
         """The engines that run, by model and number of the run."""
@@ -206,11 +210,24 @@ class Loop:
     def models_changed(self, specs: Iterable[ModelSpec]) -> None:
         """Serve exactly these models from now on. Only what changed is stopped."""
         specs = tuple(specs)
-        self.names = Names(specs)
+        self._specs = specs
+        self.names = Names(specs, self.virtuals.known)
         self.post(ModelsChanged(specs))
         for spec in specs:
             for learned in self._learning.of(spec):
                 self.post(learned)
+
+    def virtuals_changed(self, virtuals: Iterable[VirtualModel]) -> None:
+        """Serve these virtual models from now on."""
+        self.virtuals.follow(virtuals)
+        self.names = Names(self._specs, self.virtuals.known)
+
+    def targets(self, name: str) -> list[str]:
+        """The models that a name may mean, the one to ask first in front."""
+        virtual = self.names.virtuals.get(name)
+        if virtual is None:
+            return [name]
+        return self.virtuals.targets(virtual, self.names, self.scheduler)
 
     async def sample(self) -> Sample:
         """Read the devices now, and decide by what they hold."""

@@ -283,7 +283,7 @@ class Pulls:
 
     def _publish(self, pull: _Pull) -> None:
         if self._broadcast.wanted(PULLS):
-            self._broadcast.publish(Event(PULLS, pull.view))  # type: ignore[arg-type]  # see views
+            self._broadcast.publish(Event(PULLS, pull.view))
 
     def _forget(self) -> None:
         """Only so many of those that ended are remembered."""

@@ -147,6 +147,7 @@ class RemoteRun:
             upstream = Upstream(self.spec.id, self.run, target.endpoint, _unheard)
             upstream.own_headers = target.headers
             upstream.quirks = target.quirks
+            upstream.speaks = target.speaks
             upstream.tls = contexts[target.ca_file] if target.is_tls else None
             upstream.fresh_for_s = FRESH_FOR_S
             upstream.connect_timeout_s = target.connect_timeout_s

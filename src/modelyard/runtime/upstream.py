@@ -17,7 +17,7 @@ import asyncio
 import math
 import ssl
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Protocol, TypeVar, cast
 
 import httptools
 
@@ -34,6 +34,7 @@ MAX_HEADERS = 100
 MAX_HEAD_BYTES = 64 * 1024
 
 Headers = list[tuple[bytes, bytes]]
+P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 
 class Listener(Protocol):
@@ -133,13 +134,17 @@ class Upstream:
 
     async def connect(self) -> Connection:
         """A new connection. Raises OSError (TimeoutError among them) if there is none to be had."""
+        return await self.dial(lambda: Connection(self))
+
+    async def dial(self, protocol: Callable[[], P]) -> P:
+        """A connection in no pool, which speaks what `protocol` makes of it. Raises OSError."""
         host, port = self.endpoint.host, self.endpoint.port
         name = None if self.tls is None else host
         async with asyncio.timeout(self.connect_timeout_s):
-            _, connection = await self._loop.create_connection(
-                lambda: Connection(self), host, port, ssl=self.tls, server_hostname=name
+            _, made = await self._loop.create_connection(
+                protocol, host, port, ssl=self.tls, server_hostname=name
             )
-        return connection
+        return made
 
     def opened(self, connection: Connection) -> None:
         self._open.add(connection)

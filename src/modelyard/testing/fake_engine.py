@@ -36,6 +36,7 @@ from modelyard.testing.fake_http import (
     send_event,
     send_json,
 )
+from modelyard.testing.fake_skills import Skilled
 
 TASKS = ("chat", "embedding", "rerank")
 _UNITS = {"ms": 1e-3, "s": 1.0, "m": 60.0}
@@ -180,7 +181,8 @@ async def complete(
 ) -> None:
     if chat and not isinstance(request.get("messages"), list):
         raise Refused(400, "messages must be a list")
-    completion = Completion(args.model, request, args.tokens, chat=chat)
+    able = Skilled if args.skilled and chat else Completion
+    completion = able(args.model, request, args.tokens, chat=chat)
     if request.get("stream"):
         await stream(args, completion, writer)
         return
@@ -251,6 +253,7 @@ def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--prefill", type=duration, default=0.0, help="time before the first token")
     parser.add_argument("--tps", type=float, default=0.0, help="tokens a second, 0 is no limit")
     parser.add_argument("--tokens", type=int, default=16, help="length where max_tokens is unset")
+    parser.add_argument("--skilled", action="store_true", help="call tools, think, keep to schemas")
     parser.add_argument("--embedding-dim", type=int, default=8)
     parser.add_argument("--health-status", type=int, default=200, help="of /health once loaded")
     parser.add_argument("--refuse-while-loading", action="store_true")

@@ -36,7 +36,7 @@ from modelyard.engines.command import (
     sleep_problems,
 )
 from modelyard.engines.presets.base import Preset, Spelling
-from modelyard.engines.quirks import Quirks
+from modelyard.engines.quirks import COUNTS_BY_ANSWERING, Quirks
 from modelyard.engines.visibility import visible_devices
 
 MODEL_OPTION = "model"
@@ -99,8 +99,8 @@ class PresetEngine:
 
     def quirks(self, spec: ModelSpec) -> Quirks | None:
         """How the program wants to be asked, with the name that it knows this model by."""
-        quirks = self.preset.quirks
-        if quirks is None or quirks.served_name is None:
+        quirks = self.preset.quirks or COUNTS_BY_ANSWERING
+        if quirks.served_name is None:
             return quirks
         return replace(quirks, served_name=fill(quirks.served_name, _values(spec)))
 

@@ -21,17 +21,17 @@ from typing import TYPE_CHECKING, NoReturn
 import msgspec
 import uvicorn
 
-from modelyard.servers.transformers.errors import Unusable
-from modelyard.servers.transformers.process import (
+from modelyard.servers.command_line import Parser, read_template
+from modelyard.servers.lifeline import (
     EXIT_FAILED,
     EXIT_PERMANENT,
+    Unusable,
     announce,
-    bind_threads,
     die_with_stdin,
     leave,
-    listen,
     restore_signals,
 )
+from modelyard.servers.transformers.process import bind_threads, listen
 from modelyard.servers.transformers.settings import ChatSettings, Duty, Settings, read_settings
 from modelyard.servers.transformers.web import Application
 
@@ -65,7 +65,7 @@ def main(argv: Sequence[str]) -> NoReturn:
             raise Unusable(f"the model {args.model} is not a folder")
         settings = read_settings(Settings, args.settings)
         if args.chat_template_file is not None:
-            template = _template(args.chat_template_file)
+            template = read_template(args.chat_template_file)
             settings = msgspec.structs.replace(settings, chat_template=template)
         bind_threads(settings.threads)
         listener = listen(args.host, args.port)
@@ -77,41 +77,12 @@ def main(argv: Sequence[str]) -> NoReturn:
     leave(EXIT_FAILED, "the server ended by itself")
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise Unusable(message)
-
-
 def _arguments(argv: Sequence[str]) -> argparse.Namespace:
-    parser = _Parser(prog="python -m modelyard.servers.transformers", description=__doc__)
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.add_argument("--model", required=True, metavar="FOLDER", help="folder of the model")
-    parser.add_argument("--alias", required=True, action="append", metavar="NAME")
-    parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, required=True, help="0 lets the system choose")
+    parser = Parser("modelyard.servers.transformers", __doc__, source="FOLDER")
     parser.add_argument(
         "--task", required=True, action="append", choices=[duty.value for duty in Duty]
     )
-    parser.add_argument(
-        "--set",
-        action="append",
-        default=[],
-        metavar="NAME=JSON",
-        dest="settings",
-        help='an option, e.g. dtype="bfloat16" or max_batch_tokens=8192',
-    )
-    parser.add_argument("--chat-template-file", metavar="FILE", help="Jinja template of a reranker")
-    parser.add_argument(
-        "--exit-with-stdin", action="store_true", help="end when stdin does; write nothing to it"
-    )
     return parser.parse_args(argv)
-
-
-def _template(path: str) -> str:
-    try:
-        return Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Unusable(f"cannot read the chat template {path}: {error}") from None
 
 
 async def _serve(

@@ -26,6 +26,13 @@ from typing import Any, Final, NoReturn
 import msgspec
 import uvicorn
 
+from modelyard.servers.lifeline import (
+    EXIT_FAILED,
+    Unusable,
+    announce,
+    leave,
+    restore_signals,
+)
 from modelyard.servers.transformers.chat_answers import (
     Answer,
     Message,
@@ -34,14 +41,8 @@ from modelyard.servers.transformers.chat_answers import (
     refuse,
     send_json,
 )
-from modelyard.servers.transformers.errors import Refused, Unusable
-from modelyard.servers.transformers.process import (
-    EXIT_FAILED,
-    announce,
-    leave,
-    listen,
-    restore_signals,
-)
+from modelyard.servers.transformers.errors import Refused
+from modelyard.servers.transformers.process import listen
 from modelyard.servers.transformers.settings import ChatSettings
 
 Asgi = Callable[[Message, Receive, Send], Awaitable[None]]

@@ -19,9 +19,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, Protocol, TypeVar
 
+from modelyard.servers.lifeline import EXIT_FAILED, EXIT_PERMANENT, Unusable, leave
 from modelyard.servers.transformers.batching import Input, Waiting
-from modelyard.servers.transformers.errors import Refused, Unusable
-from modelyard.servers.transformers.process import EXIT_FAILED, EXIT_PERMANENT, leave
+from modelyard.servers.transformers.errors import Refused
 from modelyard.servers.transformers.terms import Prepared, Row
 
 

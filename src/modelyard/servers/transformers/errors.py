@@ -1,14 +1,7 @@
-"""What can go wrong in this server, in the words of those who have to act.
-
-Laws of this file:
-- `Refused` is for the client of a request; `Unusable` for the person who set the model up.
-"""
+"""What goes wrong for the client of a request; for the person who set the model up there is
+`lifeline.Unusable`."""
 
 from __future__ import annotations
-
-
-class Unusable(Exception):
-    """The same command can only fail again: a wrong folder, option or kind of model."""
 
 
 class Refused(Exception):

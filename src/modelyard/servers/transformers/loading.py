@@ -20,14 +20,13 @@ import transformers
 from sentence_transformers import CrossEncoder, MultiVectorEncoder, SentenceTransformer
 from transformers import AutoTokenizer
 
-from modelyard.servers.transformers.errors import Unusable
+from modelyard.servers.lifeline import Unusable, announce
 from modelyard.servers.transformers.models import (
     AnyKind,
     Embedder,
     LateInteraction,
     PairScorer,
 )
-from modelyard.servers.transformers.process import announce
 from modelyard.servers.transformers.settings import Settings
 from modelyard.servers.transformers.terms import DOCUMENT, QUERY, Cut, Prepared, Row
 

@@ -17,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 import torch
 
+from modelyard.servers.lifeline import announce
 from modelyard.servers.transformers.errors import Refused
-from modelyard.servers.transformers.process import announce
 from modelyard.servers.transformers.reading import TextReader
 from modelyard.servers.transformers.terms import QUERY, Cut, Lane, Prepared, Row, Score
 

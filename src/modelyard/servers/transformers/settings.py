@@ -17,7 +17,7 @@ from typing import Any, Literal, TypeVar
 
 import msgspec
 
-from modelyard.servers.transformers.errors import Unusable
+from modelyard.servers.lifeline import Unusable
 
 
 class Duty(StrEnum):

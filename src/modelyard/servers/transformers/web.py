@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
+from modelyard.servers.lifeline import announce
 from modelyard.servers.transformers.computing import Computing
 from modelyard.servers.transformers.errors import Refused
-from modelyard.servers.transformers.process import announce
 from modelyard.servers.transformers.requests import Embeddings, Rerank, Scores, Tokenize, parse
 from modelyard.servers.transformers.settings import Duty, Settings
 from modelyard.servers.transformers.terms import DOCUMENT, QUERY, Cut, Prepared, Score

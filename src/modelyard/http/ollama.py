@@ -1,0 +1,205 @@
+"""Ollama's listings and orders under /api: tags, show, ps, version, pull, delete.
+
+Laws of this file:
+- Answers come from memory and never wake a model.
+- An error is `{"error": "..."}`, whatever it is, with the status it has everywhere.
+- Bodies are read as JSON whatever their content type says: Ollama's examples send none.
+- On the port that is Ollama's own, and only there, `/` says what Ollama says.
+
+Source: github.com/ollama/ollama, server/routes.go and docs/api.md.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from typing import Any, Final
+
+import msgspec
+from fastapi import APIRouter, Request
+from fastapi.responses import Response, StreamingResponse
+from fastapi.routing import APIRoute
+
+from modelyard import __version__
+from modelyard.catalog.found import FoundModel
+from modelyard.config.pulling import PullWanted
+from modelyard.core.errors import InvalidRequest, ModelNotFound, ModelyardError
+from modelyard.core.lifecycle import State
+from modelyard.core.specs import ModelSpec
+from modelyard.dialects import ollama_listing
+from modelyard.dialects.ollama import DIALECT, read_fields
+from modelyard.dialects.ollama_answers import LINES, error_body
+from modelyard.http import ollama_models, ollama_pull
+from modelyard.http.errors import headers_of, status_of
+from modelyard.runtime.loop import Loop
+from modelyard.runtime.pulls import Pulls
+from modelyard.runtime.removals import Removals
+
+API_VERSION: Final = "0.17.6"
+"""The version of Ollama whose API this is: clients refuse to talk to what they think too old."""
+GREETING: Final = b"Ollama is running"
+_HEAD_TOO: Final = ["GET", "HEAD"]
+_NOT_HERE: Final = {
+    "/create": "models are files in a folder, or entries of the configuration, and not made here",
+    "/copy": "a second name for a model is an `aliases` entry of the configuration",
+    "/push": "models are not published from here",
+}
+
+Found = Callable[[], Sequence[FoundModel]]
+"""What the catalog knows of the models in the folders."""
+
+
+def routes(
+    yard: Loop, found: Found, pulls: Pulls, removals: Removals, started_at: float
+) -> APIRouter:
+    """The routes; `started_at` stands for when models were changed, which nobody notes."""
+    router = APIRouter(prefix="/api", tags=["ollama"], route_class=_Route)
+    _listings(router, yard, found, started_at)
+    _orders(router, yard, pulls, removals)
+    return router
+
+
+def _listings(router: APIRouter, yard: Loop, found: Found, started_at: float) -> None:
+    def file_of(spec: ModelSpec, known: Sequence[FoundModel]) -> FoundModel | None:
+        by_source = (each for each in known if spec.source == str(each.source))
+        return next(by_source, None)
+
+    @router.api_route("/version", methods=_HEAD_TOO)
+    async def version() -> Response:
+        """The version of Ollama's API, and ours."""
+        return _json({"version": API_VERSION, "modelyard": __version__})
+
+    @router.api_route("/tags", methods=_HEAD_TOO)
+    async def tags() -> Response:
+        """Every model that may be asked."""
+        known = found()
+        specs = sorted((slot.spec for slot in yard.scheduler.models.values()), key=lambda s: s.id)
+        shown = [ollama_models.listed(spec, file_of(spec, known), started_at) for spec in specs]
+        return _json({"models": [ollama_listing.tag(each) for each in shown]})
+
+    @router.get("/ps")
+    async def ps() -> Response:
+        """The models that are ready."""
+        known, now = found(), time.time()
+        shown = []
+        for slot in yard.scheduler.models.values():
+            if slot.state is State.READY:
+                model = ollama_models.listed(slot.spec, file_of(slot.spec, known), started_at)
+                shown.append(ollama_models.running(slot.spec, yard.view(slot), model, now))
+        return _json({"models": shown})
+
+    @router.post("/show")
+    async def show(request: Request) -> Response:
+        """One model in full."""
+        spec = resolve(yard, _named(read_fields(await request.body())))
+        file = file_of(spec, found())
+        shown = ollama_models.listed(spec, file, started_at)
+        return _json(ollama_models.show(spec, file, shown))
+
+
+def _orders(router: APIRouter, yard: Loop, pulls: Pulls, removals: Removals) -> None:
+    @router.post("/pull")
+    async def pull(request: Request) -> Response:
+        """Fetch a model from a hub, and tell how it goes."""
+        fields = read_fields(await request.body())
+        name = _named(fields)
+        lines = _there(yard, name)
+        if lines is None:
+            lines = ollama_pull.progress(yard, pulls, pulls.start(PullWanted(name)).id)
+        if fields.get("stream") is not False:
+            return StreamingResponse(_encoded(lines), media_type=LINES.decode())
+        last: dict[str, Any] = {}
+        async for line in lines:
+            last = line
+        return _json(last, 200 if "error" not in last else 500)
+
+    @router.delete("/delete")
+    async def delete(request: Request) -> Response:
+        """Remove a model's files."""
+        spec = resolve(yard, _named(read_fields(await request.body())))
+        await removals.remove(spec, force=False, dry_run=False)
+        return Response()
+
+    for path, why in _NOT_HERE.items():
+        router.add_api_route(path, _refusal(why), methods=["POST"], response_model=None)
+
+
+def resolve(yard: Loop, name: str) -> ModelSpec:
+    """The model that an Ollama client means. Raises ModelNotFound."""
+    try:
+        return yard.names.resolve(name)
+    except ModelNotFound as unknown:
+        for other in DIALECT.spellings(name):
+            try:
+                return yard.names.resolve(other)
+            except ModelNotFound:
+                continue
+        raise unknown from None
+
+
+class OllamaPort:
+    """ASGI middleware: answers `/` on Ollama's own port, as clients look for it there."""
+
+    def __init__(self, app: Any, port: Callable[[], int | None]) -> None:
+        self._app = app
+        self._port = port
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        app = self._app
+        if scope["type"] == "http" and scope["path"] == "/" and scope["method"] in _HEAD_TOO:
+            _, port = scope["server"]
+            if port == self._port():
+                app = Response(GREETING, media_type="text/plain")
+        await app(scope, receive, send)
+
+
+class _Route(APIRoute):
+    """A route whose errors have Ollama's shape."""
+
+    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        handler = super().get_route_handler()
+
+        async def shaped(request: Request) -> Response:
+            try:
+                return await handler(request)
+            except ModelyardError as error:
+                headers = {name.decode(): value.decode() for name, value in headers_of(error)}
+                return Response(error_body(str(error)), status_of(error), headers)
+
+        return shaped
+
+
+def _refusal(why: str) -> Callable[[], Coroutine[Any, Any, Response]]:
+    async def refuse() -> Response:
+        return _json({"error": f"not supported by Modelyard: {why}"}, 501)
+
+    return refuse
+
+
+def _named(fields: dict[str, Any]) -> str:
+    name = fields.get("model") or fields.get("name")  # the older word
+    if not isinstance(name, str) or not name:
+        raise InvalidRequest("model is required", param="model")
+    return name
+
+
+def _there(yard: Loop, name: str) -> AsyncIterator[dict[str, Any]] | None:
+    try:
+        resolve(yard, name)
+    except ModelNotFound:
+        return None
+    return _each(ollama_pull.already_there())
+
+
+async def _each(lines: Sequence[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:
+    for line in lines:
+        yield line
+
+
+async def _encoded(lines: AsyncIterator[dict[str, Any]]) -> AsyncIterator[bytes]:
+    async for line in lines:
+        yield msgspec.json.encode(line) + b"\n"
+
+
+def _json(value: Any, status: int = 200) -> Response:
+    return Response(msgspec.json.encode(value), status, media_type="application/json")

@@ -12,12 +12,13 @@ from typing import Any
 import httpx
 import ollama
 import pytest
-from tests.conftest import Serve
+import pytest_asyncio
 
+from modelyard.config import Config, Devices
 from modelyard.core.specs import Limits, ModelSpec, Task
-from modelyard.testing.server import DEMO_MODELS, Running, fake_model
+from modelyard.testing.server import DEMO_MODELS, Running, fake_model, running
 
-pytestmark = pytest.mark.usefixtures("nothing_left")
+pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 CALLING = ModelSpec(
     "caller",
@@ -30,14 +31,17 @@ CALLING = ModelSpec(
 EXACT = {"temperature": 0.0}
 
 
-@pytest.fixture
-async def server(serve: Serve) -> AsyncIterator[Running]:
-    cut = fake_model("cut", "--cut-after", "3")
-    async with serve(CALLING, cut, dirs=(DEMO_MODELS,), ollama_port=0) as server:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    """One server for all these tests: none depends on what runs."""
+    models = (CALLING, fake_model("cut", "--cut-after", "3"))
+    budget = Devices(budget_mib={"cpu": 1000})
+    config = Config(models=models, models_dirs=(DEMO_MODELS,), devices=budget)
+    async with running(config, tmp_path_factory.mktemp("state"), ollama_port=0) as server:
         yield server
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(server: Running) -> AsyncIterator[ollama.AsyncClient]:
     async with ollama.AsyncClient(f"127.0.0.1:{server.yard.facts.ollama_port}") as client:
         yield client
@@ -45,20 +49,6 @@ async def client(server: Running) -> AsyncIterator[ollama.AsyncClient]:
 
 def user(text: str) -> list[dict[str, Any]]:
     return [{"role": "user", "content": text}]
-
-
-async def test_the_models_are_listed_without_starting_any(
-    client: ollama.AsyncClient, server: Running
-) -> None:
-    listed = {model.model: model for model in (await client.list()).models}
-
-    chat = listed["yard-chat"]
-    assert chat.details is not None
-    assert (chat.details.family, chat.details.quantization_level) == ("qwen3", "Q8_0")
-    assert chat.size is not None
-    assert chat.size > 1_000_000
-    assert (await client.ps()).models == []
-    assert server.yard.loop.runs == {}
 
 
 async def test_a_model_is_shown_with_what_it_can_do(client: ollama.AsyncClient) -> None:
@@ -187,34 +177,6 @@ async def test_embeddings_of_like_sentences_are_alike(client: ollama.AsyncClient
     assert _dot(cat, kitten) > _dot(cat, market) + 0.1
     assert list(older.embedding) == pytest.approx(list(cat), abs=1e-3)
     assert (answer.prompt_eval_count or 0) > 10
-
-
-async def test_a_model_is_loaded_and_let_go_by_asking_nothing(
-    client: ollama.AsyncClient, server: Running
-) -> None:
-    loaded = await client.generate("yard-chat")
-    (running,) = (await client.ps()).models
-    gone = await client.generate("yard-chat", keep_alive=0)
-
-    assert (loaded.done, loaded.done_reason, loaded.response) == (True, "load", "")
-    assert (running.model, running.context_length) == ("yard-chat", 512)
-    assert (running.size or 0) > 0
-    assert gone.done_reason == "unload"
-    await until_stopped(client)
-    assert server.yard.loop.loads == 1
-
-
-async def test_a_model_may_go_right_after_its_answer(client: ollama.AsyncClient) -> None:
-    answer = await client.chat("yard-chat", user("Hello"), keep_alive=0, options=EXACT)
-
-    assert answer.message.content
-    await until_stopped(client)
-
-
-async def until_stopped(client: ollama.AsyncClient) -> None:
-    async with asyncio.timeout(10):
-        while (await client.ps()).models:
-            await asyncio.sleep(0.02)
 
 
 async def test_errors_arrive_as_the_clients_own_exceptions(client: ollama.AsyncClient) -> None:

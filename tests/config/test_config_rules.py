@@ -105,7 +105,7 @@ def test_a_wrong_setting_is_refused_with_advice(
         ("source: x, copies: 2", ".copies: there is no such key"),
         ("source: x, replicas: 2", ".replicas: must hold keys and values (key: value), not 2"),
         ("source: x, replicas: {min: 2}", ".replicas.min: is more than replicas.max; lower it"),
-        ("source: x, price: {input: 1}", ".price: there is no such key"),
+        ("source: x, cost: {input: 1}", ".cost: there is no such key"),
         ("source: x, idle_top: 1m", ".idle_top: there is no such key; did you mean idle_stop?"),
         ("source: x, command: [a]", ".command: belongs to engine: command; set that, or remove"),
         ("source: x, memory: 300", ".memory: 300 has no unit; write it with its unit, like 512MiB"),

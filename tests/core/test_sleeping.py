@@ -114,6 +114,20 @@ def test_a_model_that_failed_to_sleep_is_stopped_from_then_on() -> None:
     assert world.scheduler.models["a"].sleep_levels == []
 
 
+def test_where_a_profile_cannot_sleep_its_engine_is_stopped_instead() -> None:
+    limits = Limits(idle_sleep_s=60, idle_stop_s=600)
+    profiles = (Profile("host", ("cpu",), {"cpu": 3000}, can_sleep=False),)
+    world = world_of(sleeper("a", profiles=profiles, limits=limits))
+    world.finish(world.up("a"))
+
+    world.passes(300)
+    assert world.state("a") is State.READY
+    world.tell(SleepWanted("a", 1))
+
+    assert list(world.stopping) == ["a"]
+    assert world.scheduler.models["a"].sleep_levels == [1, 2]
+
+
 def test_a_model_that_failed_to_wake_gets_a_fresh_engine_and_its_requests_wait() -> None:
     world = world_of(sleeper("a"))
     world.finish(world.up("a"))

@@ -9,7 +9,7 @@ import pytest
 
 from modelyard.core.errors import InvalidRequest
 from modelyard.dialects.anthropic import count_tokens, translate
-from modelyard.dialects.base import Asked
+from modelyard.dialects.base import Asked, UnreadableAnswer
 
 
 def asked(**fields: Any) -> dict[str, Any]:
@@ -63,10 +63,14 @@ def test_the_system_prompt_leads_whether_it_is_text_or_blocks() -> None:
     assert asked(system=[text("Be brief."), text("Be kind.")])["messages"] == expected
 
 
-def test_the_line_in_which_claude_code_accounts_for_itself_is_left_out() -> None:
+def test_the_words_by_which_claude_code_accounts_for_itself_are_left_out() -> None:
     account = text("x-anthropic-billing-header: cc_version=2.1; cch=12345;")
 
     assert asked(system=[account, text("Be brief.")])["messages"][0]["content"] == "Be brief."
+    for joint in ("\n", "", " "):
+        joined = f"{account['text']}{joint}Be brief."
+        assert asked(system=joined)["messages"][0]["content"] == "Be brief."
+    assert asked(system=account["text"])["messages"] == [user("hi")]
 
 
 def test_a_system_message_between_the_turns_joins_the_users_words() -> None:
@@ -276,6 +280,9 @@ def test_tokens_are_counted_of_the_same_chat_that_would_be_asked() -> None:
     request = {"model": "m", "system": "Be brief.", "messages": [user("hi")]}
     counting = count_tokens(json.dumps(request).encode())
 
-    assert json.loads(counting.body) == json.loads(translate(json.dumps(request).encode()).body)
+    assert json.loads(counting.body) == asked(**request) | {"max_tokens": 1, "stream": False}
     assert json.loads(counting.reply.whole(b'{"input_tokens":14}')) == {"input_tokens": 14}
     assert json.loads(counting.reply.whole(b'{"count":7,"tokens":[1]}')) == {"input_tokens": 7}
+    assert json.loads(counting.reply.whole(b'{"usage":{"prompt_tokens":3}}')) == {"input_tokens": 3}
+    with pytest.raises(UnreadableAnswer):
+        counting.reply.whole(b'{"tokens":[1]}')

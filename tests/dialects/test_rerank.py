@@ -170,4 +170,11 @@ def test_a_ranking_is_never_a_stream() -> None:
     with pytest.raises(UnreadableAnswer):
         reply.part(b"data: {}\n\n")
     assert reply.end() == b""
-    assert json.loads(reply.failed(Problem(503, "gone"))) == {"error": "gone"}
+
+
+def test_an_error_is_where_every_client_looks_for_it() -> None:
+    told = json.loads(rerank.DIALECT.error(Problem(404, "no such model", "model_not_found")))
+
+    assert (told["message"], told["detail"]) == ("no such model", "no such model")
+    assert told["error"]["message"] == "no such model"
+    assert told["error"]["code"] == "model_not_found"

@@ -227,6 +227,24 @@ def test_a_call_of_a_custom_tool_is_told_in_its_own_words() -> None:
     assert (item["type"], item["call_id"], item["input"]) == ("custom_tool_call", "a", patch)
 
 
+@pytest.mark.parametrize(
+    ("arguments", "given"), [('{"query":"x"}', {"query": "x"}), ("", {}), ("no json", "no json")]
+)
+def test_a_search_for_tools_is_told_as_one(arguments: str, given: Any) -> None:
+    search = {"type": "tool_search", "execution": "client", "parameters": {}}
+    parts = call(0, id="a", name="tool_search", arguments=arguments)
+    found = told(chunk(**parts), chunk("tool_calls"), tools=[search])
+
+    assert names(found)[2:-1] == ["output_item.added", "output_item.done"]
+    (item,) = found[-1]["response"]["output"]
+    assert (item["type"], item["execution"], item["call_id"], item["arguments"]) == (
+        "tool_search_call",
+        "client",
+        "a",
+        given,
+    )
+
+
 @pytest.mark.parametrize("arguments", ["no json", '{"other": 1}', '{"input": 3}', ""])
 def test_a_custom_call_in_the_wrong_form_is_passed_on_as_it_is(arguments: str) -> None:
     parts = call(0, id="a", name="apply_patch", arguments=arguments)

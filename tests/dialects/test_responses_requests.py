@@ -6,6 +6,8 @@ import json
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from modelyard.core.errors import InvalidRequest
 from modelyard.dialects import responses
@@ -13,6 +15,42 @@ from modelyard.dialects.base import UnreadableAnswer
 from modelyard.dialects.responses_input import unwrapped, wrapped
 from modelyard.dialects.responses_tools import DROPPED, NOT_HERE
 
+KEYS = st.sampled_from(
+    sorted(
+        [
+            "input",
+            "type",
+            "role",
+            "content",
+            "text",
+            "tools",
+            "name",
+            "parameters",
+            "namespace",
+            "tool_choice",
+            "reasoning",
+            "effort",
+            "call_id",
+            "arguments",
+            "output",
+            "format",
+            "schema",
+            "mode",
+            "include",
+            "metadata",
+            "top_logprobs",
+            "execution",
+            "image_url",
+            "encrypted_content",
+            "instructions",
+            "description",
+            "definition",
+            "n",
+            "store",
+            "x",
+        ]
+    )
+)
 WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": True}
 
 
@@ -315,6 +353,12 @@ def test_a_choice_of_tools_is_kept(choice: Any, wanted: Any) -> None:
         ({"tools": [{"type": "function"}]}, "tools[0]", "name"),
         ({"tools": [{"type": "banana"}]}, "tools[0]", "no kind of tool"),
         ({"tools": [WEATHER, WEATHER]}, "tools[1]", "two tools"),
+        ({"input": [{"type": "additional_tools"}]}, "input[0].tools", "Expected `array`"),
+        (
+            {"input": [{"type": "additional_tools", "tools": [{"type": "mcp"}]}]},
+            "input[0].tools[0]",
+            "'mcp'",
+        ),
         ({"tool_choice": "maybe"}, "tool_choice", "'maybe'"),
         ({"tool_choice": "required"}, "tool_choice", "none is offered"),
         (
@@ -342,10 +386,52 @@ def test_what_cannot_be_done_is_refused_with_its_place(
     assert words in str(error)
 
 
-@pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b'{"input":' + b"[" * 5000])
+@pytest.mark.parametrize("body", [b"", b"[]", b"{", b"\xff", b'{"input": "\\ud800"}'])
 def test_a_body_that_is_no_object_is_refused(body: bytes) -> None:
     with pytest.raises(InvalidRequest, match="the request body is not"):
         responses.translate(body)
+
+
+SEARCH = {
+    "type": "tool_search",
+    "execution": "client",
+    "description": "Finds tools.",
+    "parameters": {"type": "object", "properties": {"query": {"type": "string"}}},
+}
+
+
+def test_tools_that_a_client_has_found_are_offered_from_then_on() -> None:
+    found = {"type": "namespace", "name": "mcp__docs", "tools": [WEATHER]}
+    wanted = asked(
+        tools=[SEARCH],
+        input=[
+            {"type": "additional_tools", "role": "developer", "tools": [found]},
+            {"role": "user", "content": "Weather?"},
+            {"type": "tool_search_call", "call_id": "a", "arguments": {"query": "weather"}},
+            {"type": "tool_search_output", "call_id": "a", "tools": [found, {**WEATHER}]},
+        ],
+    )
+
+    names = [tool["function"]["name"] for tool in wanted["tools"]]
+    assert names == ["tool_search", "mcp__docs__weather", "weather"]
+    _, call, result = wanted["messages"]
+    function = {"name": "tool_search", "arguments": '{"query":"weather"}'}
+    assert call["tool_calls"] == [{"id": "a", "type": "function", "function": function}]
+    assert [each["name"] for each in json.loads(result["content"])] == [
+        "mcp__docs__weather",
+        "weather",
+    ]
+
+
+def test_a_search_for_tools_that_a_server_would_do_is_refused() -> None:
+    assert "'tool_search' is not here" in str(refusal(tools=[{"type": "tool_search"}]))
+
+
+def test_what_a_tool_gave_in_several_texts_is_one() -> None:
+    call = {"type": "function_call", "call_id": "a", "name": "f", "arguments": "{}"}
+    output = {"type": "function_call_output", "call_id": "a", "output": [text("one"), text("two")]}
+
+    assert messages(call, output)[1]["content"] == "one\ntwo"
 
 
 def test_the_length_of_an_input_is_counted_by_the_engine_that_would_read_it() -> None:
@@ -355,10 +441,40 @@ def test_the_length_of_an_input_is_counted_by_the_engine_that_would_read_it() ->
     wanted = json.loads(asked_for.body)
     assert (wanted["max_tokens"], wanted["stream"]) == (1, False)
     assert wanted["tools"][0]["function"]["name"] == "weather"
-    answer = b'{"choices": [{}], "usage": {"prompt_tokens": 12, "completion_tokens": 1}}'
-    assert json.loads(asked_for.reply.whole(answer)) == {
+    assert json.loads(asked_for.reply.whole(b'{"input_tokens": 12}')) == {
         "object": "response.input_tokens",
         "input_tokens": 12,
     }
     with pytest.raises(UnreadableAnswer, match="how many tokens"):
         asked_for.reply.whole(b'{"choices": [{}]}')
+
+
+@pytest.mark.parametrize("depth", [300, 900, 1100, 50_000])
+@pytest.mark.parametrize("place", [b'"x":%b', b'"input":%b', b'"tools":[{"parameters":%b}]'])
+def test_a_body_that_is_nested_deeply_is_passed_on_or_refused(depth: int, place: bytes) -> None:
+    nested = place % (b"[" * depth + b"]" * depth)
+    body = b'{"model": "m", "input": "Hi", %b}' % nested
+    try:
+        wanted = responses.translate(body).body
+    except InvalidRequest:
+        return
+    assert b"[" * depth in wanted
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(KEYS, JSON, max_size=6))
+@settings(max_examples=300, deadline=None)
+def test_whatever_is_asked_is_translated_or_refused(fields: dict[str, Any]) -> None:
+    body = json.dumps({"model": "m", "input": "Hi", **fields}).encode()
+    try:
+        wanted = json.loads(responses.translate(body).body)
+    except InvalidRequest as error:
+        assert str(error)
+        return
+    assert wanted["messages"]

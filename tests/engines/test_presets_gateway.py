@@ -22,11 +22,14 @@ async def ask(tmp_path: Path) -> AsyncIterator[Ask]:
     """`answer = await ask("tei", "/v1/rerank", {...}, source="w")`: of a model `m`, alias `n`."""
     stack = AsyncExitStack()
 
-    async def begin(preset: str, path: str, body: dict[str, Any], **keys: Any) -> httpx.Response:
+    async def begin(
+        preset: str, path: str, body: dict[str, Any] | None, **keys: Any
+    ) -> httpx.Response:
+        form = {name: keys.pop(name) for name in ("data", "files") if name in keys}
         config = configured(tmp_path, preset, aliases=["n"], **keys)
         server = await stack.enter_async_context(running(config, tmp_path / "state"))
         http = httpx.AsyncClient(base_url=server.url, timeout=20)
-        return await (await stack.enter_async_context(http)).post(path, json=body)
+        return await (await stack.enter_async_context(http)).post(path, json=body, **form)
 
     async with stack:
         yield begin
@@ -66,3 +69,40 @@ async def test_an_error_of_such_a_program_keeps_its_status_and_words(ask: Ask) -
 
     assert answer.status_code >= 400
     assert answer.json()["error"]["message"]
+
+
+async def test_a_recording_reaches_whisper_as_the_client_sent_it(ask: Ask) -> None:
+    sent = {"data": {"model": "m"}, "files": {"file": ("a.wav", b"RIFF....WAVE", "audio/wav")}}
+
+    answer = await ask("whisper.cpp", "/v1/audio/transcriptions", None, source="w", **sent)
+
+    assert (answer.status_code, answer.json()) == (200, {"text": "hello"})
+
+
+async def test_speech_comes_back_as_sound(ask: Ask) -> None:
+    asked = {"model": "n", "input": "hello", "voice": "af_sky"}
+
+    answer = await ask("kokoro", "/v1/audio/speech", asked, source=".")
+
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "audio/wav"
+    assert answer.content == b"RIFF....WAVE"
+
+
+async def test_an_image_carries_its_moment_as_a_number(ask: Ask) -> None:
+    asked = {"model": "m", "prompt": "a cat"}
+
+    answer = await ask("stable-diffusion.cpp", "/v1/images/generations", asked, source="w")
+
+    assert answer.status_code == 200
+    assert answer.json()["created"] == 1767323045  # 2026-01-02 03:04:05 UTC
+
+
+@pytest.mark.parametrize("preset", ["whisper.cpp", "kokoro", "stable-diffusion.cpp"])
+async def test_such_a_program_is_not_asked_to_chat(ask: Ask, preset: str) -> None:
+    asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
+
+    answer = await ask(preset, "/v1/chat/completions", asked, source=".")
+
+    assert answer.status_code == 400
+    assert "chat" in answer.json()["error"]["message"]

@@ -14,6 +14,8 @@ from modelyard.core.specs import (
     Progress,
     Task,
 )
+from modelyard.engines.base import Engine
+from modelyard.engines.llamacpp import LlamaCpp
 from modelyard.engines.transformers import Transformers
 
 ENGINE = Transformers("/usr/bin/python3")
@@ -273,3 +275,14 @@ def test_what_torch_holds_is_told_by_card() -> None:
 
     assert ENGINE.memory_report(lines, both) == {CARD: 300, OTHER: 200}
     assert not ENGINE.memory_report(lines[2:], both)
+
+
+@pytest.mark.parametrize("engine", [ENGINE, LlamaCpp("python3")])
+@pytest.mark.parametrize("task", [Task.CLASSIFICATION, Task.TRANSCRIPTION, Task.SPEECH, Task.IMAGE])
+def test_a_task_that_an_engine_has_no_route_for_is_a_problem(engine: Engine, task: Task) -> None:
+    spec = model(tasks=frozenset({task, Task.CHAT}))
+
+    problems = [each for each in engine.problems(spec) if each.startswith("tasks: ")]
+
+    assert len(problems) == 1
+    assert problems[0].endswith(f"not serve {task}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from typing import Any
 
@@ -21,6 +22,7 @@ from modelyard.core.specs import (
     Task,
 )
 from modelyard.engines.base import Failure
+from modelyard.engines.lack import Lack
 from modelyard.engines.sleeping import PRESETS, vllm_levels
 from modelyard.engines.visibility import visible_devices
 from modelyard.engines.vllm import Vllm
@@ -127,6 +129,9 @@ def test_a_model_that_reads_is_run_as_one() -> None:
 
     assert "--runner=pooling" in argv(reads)
     assert "--task=embed" in argv(reads, build=replace(CUDA, version="0.9.2"))
+    labels = model(tasks=frozenset({Task.CLASSIFICATION}))
+    assert "--runner=pooling" in argv(labels)
+    assert "--task=classify" in argv(labels, build=replace(CUDA, version="0.9.2"))
     assert not [w for w in argv(replace(reads, options={"runner": "generate"})) if "pooling" in w]
 
 
@@ -134,7 +139,8 @@ def test_a_model_that_reads_is_run_as_one() -> None:
 
 
 def test_the_share_of_a_card_is_the_profiles_memory_less_the_drivers_context() -> None:
-    assert f"--gpu-memory-utilization={(12512 - CONTEXT_MIB) / TOTAL}" in argv(model())
+    share = math.floor((12512 - CONTEXT_MIB) / TOTAL * 10000) / 10000
+    assert f"--gpu-memory-utilization={share}" in argv(model())
 
 
 def test_a_measured_claim_does_not_change_the_share() -> None:
@@ -292,6 +298,10 @@ def test_sleep_is_offered_by_version_and_platform(
             "tasks: one vLLM process cannot serve chat, completion, embedding; declare two models",
         ),
         (
+            model(tasks=frozenset({Task.SPEECH, Task.IMAGE})), CUDA,
+            "tasks: vLLM has no routes for image, speech",
+        ),
+        (
             model(aliases=("--x",)), CUDA,
             "aliases[0]: vLLM would take '--x' for an option; choose another name",
         ),
@@ -422,7 +432,7 @@ AFTER = ["RuntimeError: Engine core initialization failed. See root cause above.
             Failure(
                 "one request of 32768 tokens (max_model_len) needs 4.5 GiB of KV cache and 1.25 "
                 "GiB are left for it; give the profile more `memory`, or lower `max_model_len` to "
-                "9104", True,
+                "9104", True, Lack.BUDGET, 9104,
             ),
         ),
         (
@@ -430,7 +440,7 @@ AFTER = ["RuntimeError: Engine core initialization failed. See root cause above.
             "tokens that can be stored in KV cache (2000). Try increasing"),
             Failure(
                 "max_model_len 8192 is more than its KV cache holds (2000 tokens); give the "
-                "profile more `memory`, or lower `max_model_len`", True,
+                "profile more `memory`, or lower `max_model_len`", True, Lack.BUDGET, 2000,
             ),
         ),
         (
@@ -439,6 +449,7 @@ AFTER = ["RuntimeError: Engine core initialization failed. See root cause above.
             Failure(
                 "it was to take 11.8 GiB of a card with 3.2 of 23.6 GiB free; somebody else uses "
                 "the card, or the profile's `memory` is too large for it",
+                lack=Lack.DEVICE,
             ),
         ),
         (
@@ -446,6 +457,7 @@ AFTER = ["RuntimeError: Engine core initialization failed. See root cause above.
             Failure(
                 "the card ran out of memory when it wanted 1.50 GiB more; give the profile more "
                 "`memory`, or lower `max_num_seqs` and `max_num_batched_tokens`",
+                lack=Lack.DEVICE,
             ),
         ),
         (
@@ -489,3 +501,11 @@ def test_where_the_cause_is_no_longer_there_the_log_is_pointed_to() -> None:
 def test_a_killed_or_silent_engine_is_explained_too() -> None:
     assert "memory runs out" in engine().failure("killed by SIGKILL", []).reason
     assert engine().failure("exit code 3", []).reason == "exit code 3, and it printed nothing"
+
+
+def test_sleep_is_for_the_profiles_on_cards() -> None:
+    profiles = (Profile("card", ("gpu",), {"gpu": 9000}), Profile("host", ("cpu",)))
+    (spec,) = complete(model(profiles=profiles))
+
+    assert list(spec.sleep) == [1, 2]
+    assert [profile.can_sleep for profile in spec.profiles] == [True, False]

@@ -6,6 +6,8 @@ import dataclasses
 from ipaddress import ip_network
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from modelyard.core.errors import Forbidden, ModelNotFound, RateLimited, Unauthorized
 from modelyard.core.keys import KEY_TEXT, Key, Scope, digest_of, key_text
@@ -98,6 +100,18 @@ def test_what_is_no_key_opens_nothing(credential: str) -> None:
     assert status_of(refused.value) == 401
     assert (b"www-authenticate", b"Bearer") in headers_of(refused.value)
     assert len(credential) < 8 or credential not in str(refused.value)
+
+
+@given(st.binary(max_size=200), st.text(max_size=40))
+def test_whatever_is_shown_it_is_refused_and_breaks_nothing(shown: bytes, host: str) -> None:
+    keys = access(key("ann", hosts=(ip_network("10.0.0.0/8"),)))
+    right = TEXTS["ann"].encode()
+
+    for credential in (shown, b"Bearer " + shown, b"my-ann-" + shown, right + shown + b"."):
+        with pytest.raises(Unauthorized):
+            keys.caller(credential, host)
+    with pytest.raises(Forbidden):
+        keys.caller(right, host)
 
 
 def test_a_key_that_has_expired_is_refused_from_that_moment_on() -> None:

@@ -16,6 +16,7 @@ from modelyard.config.secrets import secrets_of
 from modelyard.config.values import Captures as Settings
 from modelyard.config.values import Config, Downloads
 from modelyard.core.keys import Scope
+from modelyard.core.shaping import Shape
 from modelyard.core.specs import ModelSpec, RemoteModel, RemoteUpstream
 from modelyard.http import captures as module
 from modelyard.http.captures import Captures
@@ -40,7 +41,8 @@ def captured(
 
 
 def test_nothing_is_captured_unless_it_is_asked_for() -> None:
-    assert not Captures(Settings())
+    assert not Captures(Settings()).are_on
+    assert Captures(Settings(last=1)).are_on
 
 
 def test_the_client_gets_everything_whatever_is_kept_of_it() -> None:
@@ -144,6 +146,7 @@ def test_every_secret_of_a_configuration_is_known() -> None:
                 fake_model("b"),
                 env=MappingProxyType({"API_KEY": "key-in-env", "LEVEL": "not-a-secret"}),
                 options=MappingProxyType({"api_key": "key-in-options", "ctx_size": 5}),
+                shape=Shape(headers={"authorization": "key-for-engine", "x-note": "no-secret-at"}),
                 command=("x", "--api-key", "key-behind-flag", "--token=key-in-flag", "--y", "z"),
             ),
         ),
@@ -151,7 +154,7 @@ def test_every_secret_of_a_configuration_is_known() -> None:
 
     assert secrets_of(config, lambda key: key.replace("enc:sealed", "what-was-sealed")) == {
         "token-of-hub", "what-was-sealed", "key-in-env", "key-in-options", "key-behind-flag",
-        "key-in-flag",
+        "key-in-flag", "key-for-engine",
     }  # fmt: skip
 
 

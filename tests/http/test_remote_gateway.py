@@ -314,6 +314,7 @@ async def test_a_remote_fails_with_its_upstreams_reasons_and_comes_back_with_one
 
     assert (first.status_code, first.json()["error"]["code"]) == (502, "upstreams_failed")
     assert second.status_code == 503
+    assert "asked again once one of its upstreams answers" in second.json()["error"]["message"]
     for said in (first, second):
         assert f"http://127.0.0.1:{there.port}" in said.json()["error"]["message"]
     assert view["state"] == "failed"

@@ -86,8 +86,9 @@ def test_a_folder_of_safetensors_is_served_by_vllm(tmp_path: Path) -> None:
     path.write_text("FROM ./checkpoint\nPARAMETER num_ctx 2048\nPARAMETER top_k 5\n")
 
     models = loaded(read(path, tmp_path), tmp_path)
-    assert models["checkpoint"].command[:3] == ("vllm", "serve", f"{tmp_path}/checkpoint")
-    assert "--max-model-len" in models["checkpoint"].command
+    assert models["checkpoint"].engine == "vllm"
+    assert models["checkpoint"].source == f"{tmp_path}/checkpoint"
+    assert "max_model_len" in models["checkpoint"].options
 
 
 async def test_models_of_a_whole_store_are_served(

@@ -54,11 +54,8 @@ def is_whole(plan: Plan) -> bool:
     return plan.fits and layout.gpus > 0 and not plan.chosen.step
 
 
-async def starts(
-    folder: Path, port: int, cards: int, total_mib: int, words: list[str], like: Reckoning
-) -> tuple[bool, str]:
-    """Start a fake vLLM that takes what the terms of `like` say, on cards of this size."""
-    book = Book.create(folder / f"gpus-{total_mib}", [total_mib] * cards)
+def fake_terms(like: Reckoning, cards: int) -> list[str]:
+    """Arguments by which a fake vLLM takes what the terms of `like` say."""
     part = like.loads[0].estimate
     weights = math.ceil(part.term("weights") + part.term("offloaded weights"))
     graphs = math.ceil(part.term("CUDA graphs"))
@@ -72,7 +69,16 @@ async def starts(
         "kv-bytes": str(math.ceil(part.term("kv cache") * MIB / tokens)),
         "derived-len": str(tokens),
     }
-    flags = [word for name, value in fake.items() for word in (f"--fake-{name}", value)]
+    return [word for name, value in fake.items() for word in (f"--fake-{name}", value)]
+
+
+async def starts(
+    folder: Path, port: int, cards: int, total_mib: int, words: list[str], like: Reckoning
+) -> tuple[bool, str]:
+    """Start a fake vLLM that takes what the terms of `like` say, on cards of this size."""
+    book = Book.create(folder / f"gpus-{total_mib}", [total_mib] * cards)
+    flags = fake_terms(like, cards)
+    tokens = like.layout.context * like.layout.sequences
     # Room for all sequences is what was asked for, so a single one as long as all of them fits.
     at = words.index("--max-model-len")
     words = [*words[: at + 1], str(tokens), *words[at + 2 :]]

@@ -28,58 +28,64 @@ NOBODY = "none"
 """Given to `--devices`, it takes the assigned ones back."""
 
 
+Devices = Annotated[
+    str | None,
+    typer.Option(
+        "--devices",
+        "-d",
+        metavar="DEVICE,...",
+        help="Devices to run on, by index, words of the name or id; none takes them back.",
+    ),
+]
+GpuMemory = Annotated[
+    float | None,
+    typer.Option("--gpu-memory", metavar="SHARE", help="Share of each GPU's memory, like 0.85."),
+]
+MaxModelLen = Annotated[
+    int | None, typer.Option("--max-model-len", "-l", metavar="TOKENS", help="Longest sequence.")
+]
+TensorParallel = Annotated[
+    int | None,
+    typer.Option(
+        "--tensor-parallel",
+        "--tensor-parallel-size",
+        "-t",
+        metavar="GPUS",
+        help="Over how many GPUs each layer is spread.",
+    ),
+]
+Dtype = Annotated[
+    str | None, typer.Option("--dtype", metavar="TYPE", help="Type of weights and activations.")
+]
+Options = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--option",
+        "-o",
+        metavar="NAME=VALUE",
+        help="An option by the engine's own name; NAME= takes it back. May be repeated.",
+    ),
+]
+Restart = Annotated[
+    bool, typer.Option("--restart", help="Start the model afresh and wait until it is ready.")
+]
+Show = Annotated[bool, typer.Option("--show", help="Only print what is assigned to the model.")]
+Clear = Annotated[
+    bool, typer.Option("--clear", help="Take back all that is assigned to the model.")
+]
+
+
 def assign(
     model: Model,
-    devices: Annotated[
-        str | None,
-        typer.Option(
-            "--devices",
-            "-d",
-            metavar="DEVICE,...",
-            help="Devices to run on, by index, words of the name or id; none takes them back.",
-        ),
-    ] = None,
-    gpu_memory: Annotated[
-        float | None,
-        typer.Option(
-            "--gpu-memory", metavar="SHARE", help="Share of each GPU's memory, like 0.85."
-        ),
-    ] = None,
-    max_model_len: Annotated[
-        int | None,
-        typer.Option("--max-model-len", "-l", metavar="TOKENS", help="Longest sequence."),
-    ] = None,
-    tensor_parallel: Annotated[
-        int | None,
-        typer.Option(
-            "--tensor-parallel",
-            "--tensor-parallel-size",
-            "-t",
-            metavar="GPUS",
-            help="Over how many GPUs each layer is spread.",
-        ),
-    ] = None,
-    dtype: Annotated[
-        str | None, typer.Option("--dtype", metavar="TYPE", help="Type of weights and activations.")
-    ] = None,
-    option: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--option",
-            "-o",
-            metavar="NAME=VALUE",
-            help="An option by the engine's own name; NAME= takes it back. May be repeated.",
-        ),
-    ] = None,
-    restart: Annotated[
-        bool, typer.Option("--restart", help="Start the model afresh and wait until it is ready.")
-    ] = False,
-    show: Annotated[
-        bool, typer.Option("--show", help="Only print what is assigned to the model.")
-    ] = False,
-    clear: Annotated[
-        bool, typer.Option("--clear", help="Take back all that is assigned to the model.")
-    ] = False,
+    devices: Devices = None,
+    gpu_memory: GpuMemory = None,
+    max_model_len: MaxModelLen = None,
+    tensor_parallel: TensorParallel = None,
+    dtype: Dtype = None,
+    option: Options = None,
+    restart: Restart = False,
+    show: Show = False,
+    clear: Clear = False,
     config: ConfigOption = None,
     timeout: Timeout = None,
     url: Url = None,
@@ -93,10 +99,7 @@ def assign(
 
     given = None if devices is None else _devices(devices)
     wanted = Wanted(given, gpu_memory, max_model_len, tensor_parallel, dtype, _options(option))
-    if not show and not clear and wanted == Wanted():
-        raise BadUsage("nothing to assign", hint="see `modelyard assign --help`, or use --show")
-    if (show and clear) or ((show or clear) and wanted != Wanted()):
-        raise BadUsage("--show and --clear stand alone")
+    _check(wanted != Wanted(), show, clear)
     client = owner(url, config)
     if client is None:
         if restart:
@@ -112,6 +115,14 @@ def assign(
 
 
 # ------------------------------------------------------------------------------------- what is said
+
+
+def _check(assigns: bool, show: bool, clear: bool) -> None:
+    """One thing at a time is asked."""
+    if not (assigns or show or clear):
+        raise BadUsage("nothing to assign", hint="see `modelyard assign --help`, or use --show")
+    if assigns + show + clear > 1:
+        raise BadUsage("--show and --clear stand alone")
 
 
 def _devices(text: str) -> list[str]:

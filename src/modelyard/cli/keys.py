@@ -171,9 +171,7 @@ def _tell(change: KeyChange, who: str) -> None:
     if change.asks_admins:
         note("So is the admin API: commands take their key from MODELYARD_API_KEY.")
     else:
-        note(
-            "The admin API asks for none on this machine, until a key has the scope admin or read."
-        )
+        note("The admin API asks nobody on this machine until a key has the scope admin or read.")
 
 
 def _views(config: ConfigFile, url: str | None) -> list[KeyView]:

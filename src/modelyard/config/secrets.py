@@ -40,6 +40,8 @@ def _of_model(spec: ModelSpec) -> Iterator[str]:
     yield from _named_so(spec.env)
     yield from _named_so(spec.options)
     yield from _given_so(spec.command)
+    if spec.shape is not None:
+        yield from _named_so(spec.shape.headers)
     for profile in spec.profiles:
         yield from _named_so(profile.options)
         yield from _given_so(profile.command)

@@ -72,7 +72,7 @@ def level_to_leave_to(
         return STOP
     levels = [
         level
-        for level in replica.model.sleep_levels
+        for level in replica.sleep_levels
         if level >= at_least and has_room_for(gives(replica, level), left)
     ]
     return min(

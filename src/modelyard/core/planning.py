@@ -232,7 +232,7 @@ class Planner:
 
     def _possible(self, leaver: ReplicaState, level: int) -> int:
         """The level, or the next deeper one for which the host has room now."""
-        levels = [each for each in leaver.model.sleep_levels if each >= level]
+        levels = [each for each in leaver.sleep_levels if each >= level]
         if leaver.state is State.READY:
             for each in levels:
                 if has_room_for(gives(leaver, each), self._left):

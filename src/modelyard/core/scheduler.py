@@ -230,7 +230,7 @@ class Scheduler(Upkeep):
             failed = slot.best
             if now < failed.retry_at:
                 reason = failed.life.reason
-                error = EngineStartFailed(slot.spec.id, reason, hint=self._revival)
+                error = EngineStartFailed(slot.spec.id, reason, hint=self._revival(slot.spec))
                 yield Refuse(request.ticket, error)
                 return
             yield from self._revive(failed, now)
@@ -383,7 +383,7 @@ class Scheduler(Upkeep):
             replica.retry_at = now + self.policy.failed_cooldown_s
             if not slot.serving:
                 reason = replica.life.reason
-                failed = EngineStartFailed(slot.spec.id, reason, hint=self._revival)
+                failed = EngineStartFailed(slot.spec.id, reason, hint=self._revival(slot.spec))
                 yield from self._refuse_all(slot, failed)
                 slot.wanted_since = None
         wanted_always = slot.spec.preload or slot.spec.replicas.min

@@ -90,6 +90,8 @@ class Profile:
     memory_mib: Need = field(default_factory=dict)
     options: Mapping[str, OptionValue] = field(default_factory=dict)
     command: tuple[str, ...] = ()
+    can_sleep: bool = True
+    """Whether the engine can sleep where this profile puts it, if the model's levels say how."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -204,8 +206,6 @@ class ModelSpec:
     aliases: tuple[str, ...] = ()
     source: str | None = None
     """File or folder of the weights; engines that need none leave it out."""
-    repository: str | None = None
-    """The id on a hub that `source` may mean as well: `Qwen/Qwen3-8B`."""
     options: Mapping[str, OptionValue] = field(default_factory=dict)
     profiles: tuple[Profile, ...] = (Profile("default"),)
     estimate_mib: int | None = None
@@ -240,6 +240,8 @@ class ModelSpec:
     """More names that requests may use, each with what is changed under it."""
     revision: str = ""
     """Changes when the files behind the model change, so that a running replica is renewed."""
+    repository: str | None = None
+    """The id on a hub that `source` may mean as well: `Qwen/Qwen3-8B`."""
 
     def runs_like(self, other: ModelSpec) -> bool:
         """Whether a running engine of this definition is what the other one describes too."""

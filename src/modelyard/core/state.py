@@ -97,6 +97,16 @@ class ReplicaState:
         """Ready, and nobody uses it or waits for it."""
         return self.life.state is State.READY and not self.in_flight and not self.model.queue
 
+    @property
+    def sleep_levels(self) -> list[int]:
+        """The levels at which it can be trusted to sleep where it is."""
+        levels = self.model.sleep_levels
+        if not levels or self.placement is None:
+            return levels
+        placed = self.placement.profile
+        cannot = any(each.name == placed and not each.can_sleep for each in self.spec.profiles)
+        return [] if cannot else levels
+
     def has_room(self) -> bool:
         """Whether it takes a request now."""
         if self.life.state is not State.READY or self.suspected or self.promised_to:

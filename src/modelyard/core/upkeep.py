@@ -27,6 +27,7 @@ from modelyard.core.lifecycle import (
     StopAsked,
 )
 from modelyard.core.outlook import told_s
+from modelyard.core.specs import ModelSpec
 from modelyard.core.state import ModelState, ReplicaState
 
 
@@ -96,7 +97,8 @@ class Upkeep(Fleet):
             if level < STOP:
                 yield from self._sleep(replica, level, why, drain_s, now)
             else:
-                yield from self._stop(replica, f"{why}, and the host has no room", drain_s, now)
+                but = "the host has no room" if replica.sleep_levels else "it cannot sleep there"
+                yield from self._stop(replica, f"{why}, and {but}", drain_s, now)
         elif self._stop_after(replica) <= now:
             yield from self._stop(replica, f"unused for {now - replica.last_used:.0f} s", None, now)
         elif level < STOP:
@@ -122,13 +124,15 @@ class Upkeep(Fleet):
     def _sleep_after(self, replica: ReplicaState) -> float:
         slot = replica.model
         idle_sleep_s = slot.spec.limits.idle_sleep_s
-        may_sleep = replica.is_idle and slot.sleep_levels and not slot.spec.pinned
+        may_sleep = replica.is_idle and replica.sleep_levels and not slot.spec.pinned
         if not may_sleep or idle_sleep_s is None or slot.spec.replicas.min:
             return math.inf
         return replica.last_used + idle_sleep_s
 
-    @property
-    def _revival(self) -> str:
+    def _revival(self, spec: ModelSpec) -> str:
+        """When a model that was given up is tried again."""
+        if spec.remote.upstreams:
+            return "asked again once one of its upstreams answers, or by `modelyard start`"
         return f"tried again after {self.policy.failed_cooldown_s:g} s, or by `modelyard start`"
 
     def _revive(self, replica: ReplicaState, now: float) -> Iterator[SchedulerAction]:

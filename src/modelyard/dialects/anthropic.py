@@ -25,7 +25,7 @@ from modelyard.dialects.anthropic_messages import Block, Message, to_openai
 from modelyard.dialects.anthropic_reply import Reply, error, error_event, is_passing
 from modelyard.dialects.base import Asked, Dialect, Problem, WholeReply, refused
 from modelyard.dialects.sse import event
-from modelyard.dialects.tokens import counted
+from modelyard.dialects.tokens import counted, question
 
 PATH: Final = "/v1/messages"
 """Where engines that speak this dialect themselves take it."""
@@ -70,15 +70,8 @@ _encode = msgspec.json.encode
 def translate(body: bytes) -> Asked:
     """A Messages request as engines are asked. Raises InvalidRequest."""
     asked, chat = _chat(body)
-    last = asked.messages[-1] if asked.messages else None
-    prefill = ""
-    if last is not None and last.role == "assistant":
-        said = chat["messages"][-1]
-        if said["content"] and "tool_calls" not in said:
-            prefill = said["content"]
-            chat |= {"continue_final_message": True, "add_generation_prompt": False}
-    reply = Reply(asked.model, asked.stop_sequences or (), prefill)
-    return Asked(_encode(chat), reply)
+    begun = chat["messages"][-1]["content"] if "continue_final_message" in chat else ""
+    return Asked(_encode(chat), Reply(asked.model, asked.stop_sequences or (), begun))
 
 
 def count_tokens(body: bytes) -> Asked:
@@ -87,8 +80,7 @@ def count_tokens(body: bytes) -> Asked:
     Raises InvalidRequest.
     """
     _, chat = _chat(body)
-    chat.pop("stream", None)
-    return Asked(_encode(chat), WholeReply(_count, error))
+    return Asked(question(chat), WholeReply(_count, error))
 
 
 def _count(answer: bytes) -> bytes:
@@ -96,16 +88,7 @@ def _count(answer: bytes) -> bytes:
 
 
 def _chat(body: bytes) -> tuple[_Request, dict[str, Any]]:
-    try:
-        fields = _decode_fields(body)
-        asked = _decode(body)
-        came = _decode_tools(body).tools
-    except msgspec.ValidationError as problem:
-        raise InvalidRequest(f"the request is no Messages request: {problem}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
-        raise InvalidRequest(f"the request body is not valid JSON: {problem}") from None
-    except RecursionError:
-        raise InvalidRequest("the request body is nested too deeply") from None
+    asked, fields, came = _read(body)
     for name, why in options.REFUSED.items():
         if bytes(fields.get(name, b"")) not in (b"", b"null", b"[]", b"{}"):
             raise refused(f"{name} cannot be honoured: {why}", param=name)
@@ -114,11 +97,13 @@ def _chat(body: bytes) -> tuple[_Request, dict[str, Any]]:
         for name, value in fields.items()
         if name not in _KNOWN and name not in options.HINTS and name not in options.REFUSED
     }
-    chat["messages"] = to_openai(asked.system, asked.messages)
+    messages = chat["messages"] = to_openai(asked.system, asked.messages)
+    if messages and messages[-1]["role"] == "assistant" and "tool_calls" not in messages[-1]:
+        chat |= {"continue_final_message": True, "add_generation_prompt": False}
     if asked.stop_sequences:
         chat["stop"] = asked.stop_sequences
     if asked.tools:
-        chat["tools"] = options.tools(asked.tools, came or ())
+        chat["tools"] = options.tools(asked.tools, came)
     if asked.tool_choice is not None:
         chat |= options.tool_choice(asked.tool_choice)
     if asked.output_config is not None:
@@ -128,6 +113,18 @@ def _chat(body: bytes) -> tuple[_Request, dict[str, Any]]:
     if asked.thinking is not None:
         chat |= _thinking(options.thinking(asked.thinking), fields)
     return asked, chat
+
+
+def _read(body: bytes) -> tuple[_Request, dict[str, msgspec.Raw], Sequence[dict[str, Any]]]:
+    """A request, its fields as they were written, and its tools with all they say."""
+    try:
+        return _decode(body), _decode_fields(body), _decode_tools(body).tools or ()
+    except msgspec.ValidationError as problem:
+        raise InvalidRequest(f"the request is no Messages request: {problem}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as problem:
+        raise InvalidRequest(f"the request body is not valid JSON: {problem}") from None
+    except RecursionError:
+        raise InvalidRequest("the request body is nested too deeply") from None
 
 
 def _thinking(said: dict[str, Any], fields: Mapping[str, msgspec.Raw]) -> dict[str, Any]:

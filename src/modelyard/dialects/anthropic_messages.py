@@ -12,14 +12,15 @@ Laws of this file:
   without one, because they are pieces of one answer.
 - Earlier thinking goes on as `reasoning_content`. What Anthropic encrypted (`redacted_thinking`)
   nobody else can read: it is left out.
-- The line in which Claude Code accounts for itself (`x-anthropic-billing-header`) is left out: it
-  changes with every request and would spoil the cached prompt.
+- The words by which Claude Code accounts for itself (`x-anthropic-billing-header`) are left out:
+  they change with every request and would spoil the cached prompt.
 
 Source: https://platform.claude.com/docs/en/api/messages
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final
 
@@ -29,7 +30,7 @@ from modelyard.core.errors import InvalidRequest
 from modelyard.dialects.base import refused
 
 _JOINT: Final = "\n"
-_ACCOUNT: Final = "x-anthropic-billing-header"
+_ACCOUNT: Final = re.compile(r"x-anthropic-billing-header:(?:[ \t]*[\w-]+=[^;\s]*;?)*\s*")
 
 
 class Source(msgspec.Struct):
@@ -102,7 +103,14 @@ def _system_texts(blocks: Sequence[Block], where: str) -> list[str]:
     for block in blocks:
         if block.type != "text":
             raise _unknown(block, where)
-    return [each.text for each in blocks if each.text and not each.text.startswith(_ACCOUNT)]
+    texts = [_without_account(block.text) for block in blocks]
+    return [text for text in texts if text]
+
+
+def _without_account(text: str) -> str:
+    """A system prompt without the words by which Claude Code accounts for itself."""
+    account = _ACCOUNT.match(text)
+    return text if account is None else text[account.end() :]
 
 
 def _turns(messages: Sequence[Message], start: int) -> list[tuple[str, list[Block], str]]:

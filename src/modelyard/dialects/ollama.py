@@ -123,8 +123,8 @@ def spellings(name: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(other for other in others if other and other != name))
 
 
-DIALECT: Final = Dialect("ollama", error, stream_type=LINES, heartbeat=b"", spellings=spellings)
-"""There is no line that says nothing: clients read every line as a part of the answer."""
+DIALECT: Final = Dialect("ollama", error, stream_type=LINES, heartbeat=b" ", spellings=spellings)
+"""A line of its own would be read as a part of the answer; JSON may begin with a space."""
 
 
 def chat(body: bytes) -> Asked | LoadRequest:
@@ -193,8 +193,8 @@ def read_fields(body: bytes) -> dict[str, Any]:
     """The fields of a request that are not null. Raises InvalidRequest."""
     try:
         fields = msgspec.json.decode(body or b"{}", type=dict[str, Any])
-    except msgspec.ValidationError:
-        raise InvalidRequest("the request body is not a JSON object") from None
+    except msgspec.ValidationError as error:
+        raise InvalidRequest(f"the request body is not a proper JSON object: {error}") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidRequest(f"the request body is not valid JSON: {error}") from None
     return {name: value for name, value in fields.items() if value is not None}

@@ -35,6 +35,8 @@ from modelyard.dialects.sse import DONE, EventReader
 
 LINES: Final = b"application/x-ndjson"
 _NS_PER_MS: Final = 1_000_000
+_MOST_MS: Final = 1e12
+"""Thirty years: no duration is longer, and clients read 64 bits."""
 _encode = msgspec.json.encode
 
 Place = Literal["message", "response"]
@@ -168,8 +170,8 @@ class TextReply:
         return line
 
     def _ending(self) -> dict[str, Any]:
-        read_ns = round(self._timings.prompt_ms * _NS_PER_MS)
-        said_ns = round(self._timings.predicted_ms * _NS_PER_MS)
+        read_ns = _nanoseconds(self._timings.prompt_ms)
+        said_ns = _nanoseconds(self._timings.predicted_ms)
         return {
             "done": True,
             "done_reason": self._reason or "stop",
@@ -255,6 +257,10 @@ def vectors_of(answer: bytes, model: str, shown: Vectors) -> bytes:
             "prompt_eval_count": counted or 0,
         }
     )
+
+
+def _nanoseconds(milliseconds: float) -> int:
+    return round(min(max(milliseconds, 0.0), _MOST_MS) * _NS_PER_MS)
 
 
 def _likelihood(token: TokenLogprob) -> dict[str, Any]:

@@ -24,7 +24,8 @@ from typing import Any, Final
 import msgspec
 
 from modelyard.core.errors import InvalidRequest
-from modelyard.dialects.base import Asked, Problem, UnreadableAnswer, WholeReply
+from modelyard.dialects import openai
+from modelyard.dialects.base import Asked, Dialect, Problem, UnreadableAnswer, WholeReply
 
 IGNORED: Final[Mapping[str, str]] = {
     "max_chunks_per_doc": "Cohere v1 cuts long documents into chunks; engines score them whole",
@@ -37,6 +38,16 @@ _TEXT_KEYS: Final = ("text", "content")
 """Where a document that is an object has its text: Cohere's and Jina's word, and others'."""
 
 _encode = msgspec.json.encode
+
+
+def error(problem: Problem) -> bytes:
+    """An error where every client of this route looks for it: OpenAI's object, Cohere's `message`,
+    Jina's `detail`."""
+    told = msgspec.json.decode(openai.error(problem), type=dict[str, Any])
+    return _encode({**told, "message": problem.message, "detail": problem.message})
+
+
+DIALECT: Final = Dialect("rerank", error)
 
 
 class _Request(msgspec.Struct):
@@ -76,15 +87,15 @@ def translate(body: bytes) -> Asked | None:
         if asked.is_plain:
             return None
         fields = _decode_fields(body)
-    except msgspec.ValidationError as error:
-        raise InvalidRequest(f"the request is not what this route expects: {error}") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
-        raise InvalidRequest(f"the request body is not valid JSON: {error}") from None
+    except msgspec.ValidationError as wrong:
+        raise InvalidRequest(f"the request is not what this route expects: {wrong}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as wrong:
+        raise InvalidRequest(f"the request body is not valid JSON: {wrong}") from None
     passed = {name: value for name, value in fields.items() if name not in _KNOWN}
     if asked.texts is not None:
         listed = partial(bare_list, texts=asked.texts, with_texts=asked.return_text is True)
         wanted = {"query": asked.query, "documents": asked.texts}
-        return Asked(_encode(passed | wanted), WholeReply(listed, _error))
+        return Asked(_encode(passed | wanted), WholeReply(listed, error))
     documents = asked.documents if isinstance(asked.documents, list) else []
     top_n = asked.top_k if asked.top_n is None else asked.top_n
     wanted = {
@@ -100,7 +111,7 @@ def translate(body: bytes) -> Asked | None:
         documents=documents if asked.return_documents else None,
         bare=asked.return_documents is False,
     )
-    return Asked(_encode(passed | wanted), WholeReply(ranked, _error))
+    return Asked(_encode(passed | wanted), WholeReply(ranked, error))
 
 
 class _Ranked(msgspec.Struct):
@@ -166,10 +177,6 @@ def _entry(ranked: _Ranked, documents: Sequence[Any] | None, bare: bool) -> dict
     return entry
 
 
-def _error(problem: Problem) -> bytes:
-    return _encode({"error": problem.message})
-
-
 def _text_of(document: Any, rank_fields: Sequence[str] | None) -> Any:
     """The text of a document: `name: value`, one a line, of an object's `rank_fields`, if it has
     any; else its text. What has none, like a picture, is left to the engine."""
@@ -186,8 +193,8 @@ def _text_of(document: Any, rank_fields: Sequence[str] | None) -> Any:
 def _ranking_of(answer: bytes) -> _Ranking:
     try:
         read = _decode_ranking(answer)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
-        raise UnreadableAnswer(f"it is no ranking: {error}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as wrong:
+        raise UnreadableAnswer(f"it is no ranking: {wrong}") from None
     read.results.sort(key=lambda ranked: -ranked.relevance_score)
     return read
 

@@ -21,10 +21,9 @@ from typing import Any, Final
 import msgspec
 
 from modelyard.core.errors import InvalidRequest
-from modelyard.dialects import openai
-from modelyard.dialects.base import Asked, Dialect, UnreadableAnswer, WholeReply, refused
-from modelyard.dialects.chat import read_answer
-from modelyard.dialects.responses_input import to_messages
+from modelyard.dialects import openai, tokens
+from modelyard.dialects.base import Asked, Dialect, WholeReply, refused
+from modelyard.dialects.responses_input import to_messages, tools_within
 from modelyard.dialects.responses_reply import ResponsesReply
 from modelyard.dialects.responses_tools import Toolbox, read_tools
 
@@ -113,9 +112,16 @@ DIALECT: Final = Dialect("responses", openai.error)
 
 def translate(body: bytes) -> Asked:
     """`POST /v1/responses`. Raises InvalidRequest."""
+    try:
+        return _translated(body)
+    except RecursionError:
+        raise InvalidRequest("the request body is nested too deeply") from None
+
+
+def _translated(body: bytes) -> Asked:
     fields = _fields(body)
     asked = _asked(fields)
-    tools = read_tools(asked.tools, asked.tool_choice)
+    tools = read_tools(asked.tools, asked.tool_choice, tuple(tools_within(asked.input)))
     wanted = _passed(fields) | _parameters(asked, tools)
     wanted["messages"] = _messages(asked)
     reply = ResponsesReply(
@@ -129,25 +135,17 @@ def translate(body: bytes) -> Asked:
 
 
 def count(body: bytes) -> Asked:
-    """`POST /v1/responses/input_tokens`: the same request, answered by how long its input is.
+    """`POST /v1/responses/input_tokens`: how long the input of the same request is.
 
-    The engine is asked for one token and tells how many it read, its template and images among
-    them: every engine can do that, and what it has read is in its cache when the request follows.
-    Raises InvalidRequest.
+    The engine is asked at `tokens.COUNT_PATH`. Raises InvalidRequest.
     """
-    asked = translate(body)
-    wanted = msgspec.json.decode(asked.body, type=dict[str, Any])
-    wanted |= {"max_tokens": 1, "stream": False}
-    return Asked(msgspec.json.encode(wanted), WholeReply(_counted, openai.error))
+    chat = msgspec.json.decode(translate(body).body, type=dict[str, Any])
+    return Asked(tokens.question(chat), WholeReply(_counted, openai.error))
 
 
 def _counted(answer: bytes) -> bytes:
-    usage = read_answer(answer).usage
-    if usage is None or usage.prompt_tokens is None:
-        raise UnreadableAnswer("it does not tell how many tokens it read")
-    return msgspec.json.encode(
-        {"object": "response.input_tokens", "input_tokens": usage.prompt_tokens}
-    )
+    counted = tokens.counted(answer)
+    return msgspec.json.encode({"object": "response.input_tokens", "input_tokens": counted})
 
 
 def _fields(body: bytes) -> dict[str, Any]:
@@ -155,7 +153,7 @@ def _fields(body: bytes) -> dict[str, Any]:
         fields = msgspec.json.decode(body, type=dict[str, Any])
     except msgspec.ValidationError:
         raise InvalidRequest("the request body is not a JSON object") from None
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise InvalidRequest(f"the request body is not valid JSON: {error}") from None
     return {name: value for name, value in fields.items() if value is not None}
 

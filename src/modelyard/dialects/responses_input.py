@@ -17,16 +17,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+from collections.abc import Iterator
 from typing import Any, Final
 
 import msgspec
 
 from modelyard.dialects.base import refused
-from modelyard.dialects.responses_tools import arguments_of, function_name, read_as
+from modelyard.dialects.responses_tools import SEARCH, arguments_of, function_name, read_as
 
 _MARK: Final = "modelyard1."
 """What reasoning begins with that this server wrapped."""
 
+_WITH_TOOLS: Final = frozenset({"additional_tools", "tool_search_output"})
 _TEXT_PARTS: Final = frozenset({"input_text", "output_text", "text", "summary_text"})
 
 
@@ -72,6 +74,16 @@ class _Output(msgspec.Struct):
     output: str | list[dict[str, Any]]
 
 
+class _Search(msgspec.Struct):
+    call_id: str
+    arguments: Any = None
+
+
+class _Found(msgspec.Struct):
+    call_id: str
+    tools: list[dict[str, Any]]
+
+
 def to_messages(instructions: str | None, given: Any) -> list[dict[str, Any]]:
     """The messages of a chat from `instructions` and `input`. Raises InvalidRequest."""
     conversation = _Conversation(instructions)
@@ -81,6 +93,13 @@ def to_messages(instructions: str | None, given: Any) -> list[dict[str, Any]]:
         for index, item in enumerate(read_as(given, list[dict[str, Any]], "input")):
             _add(conversation, item, f"input[{index}]")
     return conversation.messages()
+
+
+def tools_within(given: Any) -> Iterator[tuple[str, Any]]:
+    """The tools that stand in an input, each list with its place."""
+    for index, item in enumerate(given if isinstance(given, list) else ()):
+        if isinstance(item, dict) and str(item.get("type")) in _WITH_TOOLS:
+            yield f"input[{index}].tools", item.get("tools")
 
 
 class _Conversation:
@@ -143,8 +162,16 @@ def _add(conversation: _Conversation, item: dict[str, Any], where: str) -> None:
             conversation.call(_function_call(call, arguments_of(call.input)))
         case "function_call_output" | "custom_tool_call_output":
             output = read_as(item, _Output, where)
-            content = _content(output.output, f"{where}.output")
-            conversation.add({"role": "tool", "tool_call_id": output.call_id, "content": content})
+            conversation.add(_result(output.call_id, _shown(output.output, f"{where}.output")))
+        case "tool_search_call":
+            search = read_as(item, _Search, where)
+            arguments = msgspec.json.encode(search.arguments or {}).decode()
+            conversation.call(_function_call(_Call(search.call_id, SEARCH), arguments))
+        case "tool_search_output":
+            found = read_as(item, _Found, where)
+            conversation.add(_result(found.call_id, _names(found.tools)))
+        case "additional_tools":
+            pass  # `tools_within` has them
         case "item_reference":
             raise refused(
                 "nothing is stored here that an item could refer to",
@@ -174,6 +201,29 @@ def _reasoning(item: _Reasoning, where: str) -> str | None:
     return unwrapped(item.encrypted_content or "")
 
 
+def _result(call_id: str, content: str | list[dict[str, Any]]) -> dict[str, Any]:
+    return {"role": "tool", "tool_call_id": call_id, "content": content}
+
+
+def _shown(output: str | list[dict[str, Any]], where: str) -> str | list[dict[str, Any]]:
+    """What a tool gave. Texts are joined: templates take one text from a tool."""
+    content = _content(output, where)
+    if isinstance(content, str) or any(part["type"] != "text" for part in content):
+        return content
+    return "\n".join(str(part["text"]) for part in content)
+
+
+def _names(tools: list[dict[str, Any]]) -> str:
+    """The tools that a search has found, for the model; `read_tools` has seen their shape."""
+    found = []
+    for tool in tools:
+        is_namespace = tool.get("type") == "namespace"
+        for each in tool["tools"] if is_namespace else [tool]:
+            name = function_name(str(each.get("name")), tool["name"] if is_namespace else None)
+            found.append({"name": name, "description": each.get("description")})
+    return msgspec.json.encode(found).decode()
+
+
 def _function_call(call: _Call, arguments: str) -> dict[str, Any]:
     function = {"name": function_name(call.name, call.namespace), "arguments": arguments}
     return {"id": call.call_id, "type": "function", "function": function}
@@ -187,7 +237,7 @@ def _words(content: str | list[dict[str, Any]] | None, where: str, between: str)
 
 
 def _text(part: dict[str, Any], where: str) -> str:
-    kind = part.get("type")
+    kind = str(part.get("type"))
     name = "refusal" if kind == "refusal" else "text"
     text = part.get(name)
     if kind not in _TEXT_PARTS | {"refusal", "reasoning_text"} or not isinstance(text, str):

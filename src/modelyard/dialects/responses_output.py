@@ -16,6 +16,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+import msgspec
+
 from modelyard.dialects.base import MAX_EVENT_BYTES, UnreadableAnswer
 from modelyard.dialects.chat import Delta, Logprobs, TokenLogprob, ToolCall, reasoning_of
 from modelyard.dialects.responses_input import wrapped
@@ -174,7 +176,7 @@ class Output:
         if not call.is_announced:
             if call.function:
                 events += self._announce_call(call)
-        elif arguments and not self._tools.called(call.function).is_custom:
+        elif arguments and self._tools.called(call.function).kind == "function":
             events.append((_ARGUMENTS + ".delta", _at(call) | {"delta": arguments}))
         return events
 
@@ -186,20 +188,20 @@ class Output:
         item = _call_item(call, tool, "", "in_progress")
         self.items[call.index] = item
         events: list[Event] = [_added(call.index, item)]
-        if call.pieces and not tool.is_custom:
+        if call.pieces and tool.kind == "function":
             events.append((_ARGUMENTS + ".delta", _at(call) | {"delta": call.arguments}))
         return events
 
     def _close_call(self, call: _Call, status: str) -> list[Event]:
         events = [] if call.is_announced else self._announce_call(call)
         tool = self._tools.called(call.function)
-        if tool.is_custom:
+        given = call.arguments
+        if tool.kind == "custom":
             given = custom_input_of(call.arguments)
             # Said at once: what stands in a string of JSON is not known before it is whole.
             events.append((_INPUT + ".delta", _at(call) | {"delta": given}))
             events.append((_INPUT + ".done", _at(call) | {"input": given}))
-        else:
-            given = call.arguments
+        elif tool.kind == "function":
             said = _at(call) | {"name": tool.name, "arguments": given}
             events.append((_ARGUMENTS + ".done", said))
         return events + self._done(call.index, _call_item(call, tool, given, status))
@@ -247,16 +249,26 @@ def _part(words: _Words) -> dict[str, Any]:
 
 
 def _call_item(call: _Call, tool: Called, given: str, status: str) -> dict[str, Any]:
-    kind, said = ("custom_tool_call", "input") if tool.is_custom else ("function_call", "arguments")
-    item = {
-        "id": call.id,
-        "type": kind,
-        "status": status,
-        "call_id": call.call_id,
-        "name": tool.name,
-        said: given,
-    }
+    item: dict[str, Any] = {"id": call.id, "status": status, "call_id": call.call_id}
+    if tool.kind == "tool_search":
+        return item | {"type": "tool_search_call", "execution": "client", "arguments": _read(given)}
+    kind, said = _CALLS[tool.kind]
+    item |= {"type": kind, "name": tool.name, said: given}
     return item if tool.namespace is None else item | {"namespace": tool.namespace}
+
+
+_CALLS: Final = {
+    "function": ("function_call", "arguments"),
+    "custom": ("custom_tool_call", "input"),
+}
+
+
+def _read(arguments: str) -> Any:
+    """Arguments as a value; as they are where the model wrote no JSON."""
+    try:
+        return msgspec.json.decode(arguments or "{}")
+    except msgspec.DecodeError:
+        return arguments
 
 
 def _logprobs(known: Logprobs | None) -> list[dict[str, Any]]:

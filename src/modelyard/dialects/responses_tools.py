@@ -1,23 +1,25 @@
 """The tools of a Responses request as functions of a chat, and the way back.
 
 Laws of this file:
-- Engines know functions only. A custom tool becomes a function of one string, `input`; the tools of
-  a namespace get its name in front, as `namespace__tool`. `Toolbox.called` knows who was meant.
+- Engines know functions only. A custom tool becomes a function of one string, `input`; a search for
+  tools that the client does becomes a function `tool_search`; the tools of a namespace get its name
+  in front, as `namespace__tool`. `Toolbox.called` knows who was meant.
+- Tools may also stand in the input, where a client adds or has found some; they are offered, too.
 - Tools that run on OpenAI's servers do not run here. Where a model may do without (`DROPPED`) they
   are not offered, and are missing from the `tools` of the answer; what they would have shown the
   model (`NOT_HERE`) cannot be left out, so those are refused.
 
 Sources: https://platform.openai.com/docs/api-reference/responses/create (tools, tool_choice);
 openai/codex, codex-rs/tools/src/tool_spec.rs and responses_api.rs: Codex offers `function`,
-`custom`, `namespace` and, unless told otherwise, `web_search`. llama.cpp leaves out what is no
-function (ggml-org/llama.cpp#23041).
+`custom`, `namespace`, `tool_search` and, unless told otherwise, `web_search`. llama.cpp leaves out
+what is no function (ggml-org/llama.cpp#23041).
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, TypeVar
+from typing import Any, Final, Literal, TypeVar
 
 import msgspec
 
@@ -45,13 +47,15 @@ NOT_HERE: Final = frozenset(
         "mcp",
         "programmatic_tool_calling",
         "shell",
-        "tool_search",
     }
 )
 """Tools of OpenAI's that no engine here has."""
 
 INPUT: Final = "input"
 """The one parameter of a function that stands for a custom tool."""
+SEARCH: Final = "tool_search"
+
+Kind = Literal["function", "custom", "tool_search"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +64,7 @@ class Called:
 
     name: str
     namespace: str | None = None
-    is_custom: bool = False
+    kind: Kind = "function"
 
     @property
     def function(self) -> str:
@@ -111,41 +115,61 @@ class _Custom(msgspec.Struct):
     format: _Format | None = None
 
 
+class _Search(msgspec.Struct):
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+
+
 class _Namespace(msgspec.Struct):
     name: str
     tools: list[dict[str, Any]]
 
 
 class _Choice(msgspec.Struct):
-    type: str
+    type: str = "function"
     name: str | None = None
     namespace: str | None = None
     mode: str = "auto"
-    tools: list[dict[str, Any]] = []
+    tools: list[_Choice] = []
 
 
 _T = TypeVar("_T")
 
 
-def read_tools(tools: Any, choice: Any) -> Toolbox:
-    """The `tools` and `tool_choice` of a request; None where it has none. Raises InvalidRequest."""
-    functions: list[dict[str, Any]] = []
-    offered: list[dict[str, Any]] = []
-    by_function: dict[str, Called] = {}
-    for index, tool in enumerate(
-        read_as([] if tools is None else tools, list[dict[str, Any]], "tools")
-    ):
-        where = f"tools[{index}]"
-        found = _functions_of(tool, where)
-        if found:
-            offered.append(tool)
-        for called, function in found:
-            name = function["function"]["name"]
-            if name in by_function:
-                raise refused(f"two tools are called {name!r}", param=where)
-            by_function[name] = called
-            functions.append(function)
-    return _chosen(Toolbox(functions, offered, None, by_function), choice)
+def read_tools(tools: Any, choice: Any, later: Sequence[tuple[str, Any]] = ()) -> Toolbox:
+    """The `tools` and `tool_choice` of a request; None where it has none. Raises InvalidRequest.
+
+    `later` are the tools in its input, each list with its place. Those may come more than once.
+    """
+    shelf = _Shelf()
+    shelf.add([] if tools is None else tools, "tools", once=True)
+    for where, more in later:
+        shelf.add(more, where, once=False)
+    return _chosen(Toolbox(shelf.functions, shelf.offered, None, shelf.by_function), choice)
+
+
+class _Shelf:
+    """Tools as they are read."""
+
+    def __init__(self) -> None:
+        self.functions: list[dict[str, Any]] = []
+        self.offered: list[dict[str, Any]] = []
+        self.by_function: dict[str, Called] = {}
+
+    def add(self, tools: Any, where: str, *, once: bool) -> None:
+        """Put these tools to the others; `once` refuses a name that is there already."""
+        for index, tool in enumerate(read_as(tools, list[dict[str, Any]], where)):
+            place = f"{where}[{index}]"
+            found = _functions_of(tool, place)
+            if found:
+                self.offered.append(tool)
+            for called, function in found:
+                name = called.function
+                if name not in self.by_function:
+                    self.by_function[name] = called
+                    self.functions.append(function)
+                elif once:
+                    raise refused(f"two tools are called {name!r}", param=place)
 
 
 def arguments_of(custom_input: str) -> str:
@@ -165,7 +189,7 @@ def custom_input_of(arguments: str) -> str:
 
 
 def _functions_of(tool: dict[str, Any], where: str) -> list[tuple[Called, dict[str, Any]]]:
-    kind = tool.get("type")
+    kind = str(tool.get("type"))
     match kind:
         case "function":
             return [_function(read_as(tool, _Function, where), None)]
@@ -173,9 +197,11 @@ def _functions_of(tool: dict[str, Any], where: str) -> list[tuple[Called, dict[s
             return [_custom(read_as(tool, _Custom, where), None)]
         case "namespace":
             return _namespace(read_as(tool, _Namespace, where), where)
+        case "tool_search" if tool.get("execution") == "client":
+            return [_search(read_as(tool, _Search, where))]
     if kind in DROPPED:
         return []
-    known = kind in NOT_HERE
+    known = kind in NOT_HERE or kind == SEARCH
     what = f"the tool {kind!r} is not here" if known else f"{kind!r} is no kind of tool known here"
     raise refused(what, param=where, hint="models are offered functions and custom tools")
 
@@ -184,7 +210,7 @@ def _namespace(namespace: _Namespace, where: str) -> list[tuple[Called, dict[str
     found = []
     for index, tool in enumerate(namespace.tools):
         inside = f"{where}.tools[{index}]"
-        match tool.get("type"):
+        match str(tool.get("type")):
             case "function":
                 found.append(_function(read_as(tool, _Function, inside), namespace.name))
             case "custom":
@@ -206,8 +232,13 @@ def _function(tool: _Function, namespace: str | None) -> tuple[Called, dict[str,
     return called, {"type": "function", "function": function}
 
 
+def _search(tool: _Search) -> tuple[Called, dict[str, Any]]:
+    _, function = _function(_Function(SEARCH, tool.description, tool.parameters), None)
+    return Called(SEARCH, None, "tool_search"), function
+
+
 def _custom(tool: _Custom, namespace: str | None) -> tuple[Called, dict[str, Any]]:
-    called = Called(tool.name, namespace, is_custom=True)
+    called = Called(tool.name, namespace, "custom")
     said = [tool.description] if tool.description else []
     form = tool.format
     if form is not None and form.definition:
@@ -255,12 +286,10 @@ def _with_choice(box: Toolbox, choice: Any) -> Toolbox:
 
 
 def _allowed(box: Toolbox, choice: _Choice) -> Toolbox:
-    where = "tool_choice.tools"
-    named: Sequence[dict[str, Any]] = choice.tools
     names = {
-        _offered(box, tool.get("name"), tool.get("namespace"), where)
-        for tool in named
-        if tool.get("type") not in DROPPED
+        _offered(box, tool.name, tool.namespace, "tool_choice.tools")
+        for tool in choice.tools
+        if tool.type not in DROPPED
     }
     functions = [each for each in box.functions if each["function"]["name"] in names]
     return _with_mode(Toolbox(functions, box.offered, None, box.by_function), choice.mode)

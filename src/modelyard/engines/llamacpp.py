@@ -11,7 +11,6 @@ Laws of this file:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 
 from modelyard.core.defaults import CONTEXT_CHECKPOINTS, READING_CONTEXT, context_tokens
@@ -29,6 +28,7 @@ from modelyard.core.specs import (
 from modelyard.engines import llamacpp_options, llamacpp_output, probing, reports
 from modelyard.engines.base import Failure
 from modelyard.engines.llamacpp_table import CHAT_TEMPLATE_FILE
+from modelyard.engines.own_server import own_server
 from modelyard.engines.quirks import Quirks
 from modelyard.engines.visibility import visible_devices
 
@@ -155,21 +155,8 @@ class LlamaCpp:
     ) -> tuple[str, ...]:
         values = {"n_parallel": _AUTO_SLOTS, **settings}
         template = values.pop(CHAT_TEMPLATE_FILE, None)
-        return (
-            self._python,
-            # Not the working folder's modules: a model's folder may hold a json.py.
-            "-P",
-            "-m",
-            _SERVER_MODULE,
-            f"--model={spec.source}",
-            *(f"--alias={name}" for name in (spec.id, *spec.aliases)),
-            f"--host={endpoint.host}",
-            f"--port={endpoint.port}",
-            f"--mode={_mode(spec)}",
-            "--exit-with-stdin",
-            *([f"--chat-template-file={template}"] if template is not None else []),
-            *(f"--set={name}={json.dumps(value)}" for name, value in sorted(values.items())),
-        )
+        duty = [f"--mode={_mode(spec)}"]
+        return own_server(self._python, _SERVER_MODULE, spec, endpoint, duty, values, template)
 
     def _llama_server(
         self,

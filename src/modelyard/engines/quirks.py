@@ -27,6 +27,7 @@ from typing import Any
 import msgspec
 
 from modelyard.dialects.base import Reply
+from modelyard.dialects.tokens import COUNT_PATH
 from modelyard.engines.rename import UNREADABLE, with_name
 
 USUAL_BASE = "/v1"
@@ -75,6 +76,10 @@ class Quirks:
         if rewrite is not None:
             body = rewrite(body)
         return body if self.served_name is None else with_name(body, self.served_name)
+
+
+COUNTS_BY_ANSWERING = Quirks()
+"""Of an engine whose API is OpenAI's, and that may have no route for counting tokens."""
 
 
 class _Ranked(msgspec.Struct):

@@ -12,7 +12,6 @@ Laws of this file:
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
@@ -29,6 +28,7 @@ from modelyard.core.specs import (
 )
 from modelyard.engines import probing, transformers_options, transformers_output
 from modelyard.engines.base import Failure
+from modelyard.engines.own_server import own_server
 from modelyard.engines.quirks import COUNTS_BY_ANSWERING, Quirks
 from modelyard.engines.transformers_options import TEMPLATE_FILE
 from modelyard.engines.transformers_output import cards
@@ -70,21 +70,8 @@ class Transformers:
         values = self._ours(spec, placement, chosen) | chosen
         template = values.pop(TEMPLATE_FILE, None)
         tasks = sorted(spec.tasks) if _reads(spec) else [_CHAT]
-        argv = (
-            self._python,
-            # Not the working folder's modules: a model's folder may hold a json.py.
-            "-P",
-            "-m",
-            _SERVER_MODULE,
-            f"--model={spec.source}",
-            *(f"--alias={name}" for name in (spec.id, *spec.aliases)),
-            f"--host={endpoint.host}",
-            f"--port={endpoint.port}",
-            *(f"--task={task}" for task in tasks),
-            "--exit-with-stdin",
-            *([f"--chat-template-file={template}"] if template is not None else []),
-            *(f"--set={name}={json.dumps(value)}" for name, value in sorted(values.items())),
-        )
+        duty = [f"--task={task}" for task in tasks]
+        argv = own_server(self._python, _SERVER_MODULE, spec, endpoint, duty, values, template)
         devices = {} if self._unified_memory else visible_devices(placement)
         return Command(argv, env={**devices, **spec.env}, cwd=spec.cwd)
 

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Final
 
 from modelyard.core.defaults import READING
@@ -35,6 +36,7 @@ from modelyard.core.specs import (
     Progress,
     Task,
 )
+from modelyard.dialects.tokens import COUNT_PATH
 from modelyard.engines import probing, reports, vllm_options, vllm_output
 from modelyard.engines.base import Failure
 from modelyard.engines.quirks import Quirks
@@ -50,6 +52,7 @@ _WARM_UP_WORDS: Final = "Count to ten."
 """Short: a model may have been given a context of a few dozen tokens."""
 _SPREAD: Final = frozenset({"ray", "external_launcher"})
 """Executors whose processes may be on other machines."""
+_QUIRKS: Final = Quirks(paths=MappingProxyType({COUNT_PATH: "/tokenize"}))
 
 
 class Vllm:

@@ -78,6 +78,8 @@ def _completed(
     if _host_profiles(spec) and spec.source and KV_SPACE not in env and not says_bytes:
         env[KV_SPACE] = str(_kv_gib(spec, machine))
     profiles = tuple(_with_memory(spec, profile, env, machine) for profile in spec.profiles)
+    # On the host there is nothing to give back: the calls are answered, and change nothing.
+    profiles = tuple(replace(profile, can_sleep=bool(_cards(profile))) for profile in profiles)
     return replace(spec, env=env, profiles=profiles, sleep=_sleep(spec, build_of))
 
 

@@ -37,9 +37,10 @@ OPEN: Final = frozenset({
     "/openapi.json", "/docs/oauth2-redirect",
 })  # fmt: skip
 """Paths that tell nothing about this machine, but that a server of this version is up."""
-LISTINGS: Final = frozenset({"/v1/models", "/api/tags", "/api/show", "/api/ps"})
-"""Paths at which clients look for models before they ask them; `/v1/models/` and below count, too.
-Ollama's clients send POST to one of them."""
+FOR_CLIENTS: Final = "/v1/"
+"""Below this is what clients of models use; nothing there changes anything."""
+LISTINGS: Final = frozenset({"/api/tags", "/api/show", "/api/ps"})
+"""Paths at which Ollama's clients look for models before they ask them."""
 QUESTIONS: Final = frozenset({"/api/plan"})
 """Paths to which a POST changes nothing."""
 FOR_ADMINS: Final = ("/api/captures", "/api/keys")
@@ -192,7 +193,7 @@ def resolved(names: Names, name: str, caller: Caller) -> Meaning:
         meaning = names.meaning(name)
     except ModelNotFound as error:
         raise caller.unknown(name, error) from None
-    if not caller.may_use(meaning.spec.id):
+    if caller is not ANYONE and not caller.may_use(meaning.spec.id):
         raise caller.unknown(name)
     return meaning
 
@@ -209,10 +210,13 @@ class Access:
         self._clock = clock
         self._callers: dict[bytes, Caller] = {}
         self._admin_is_open = True
+        self.generation = 0
+        """Changes whenever keys do."""
         self.update(keys)
 
     def update(self, keys: Iterable[Key]) -> None:
         """Let in these keys from now on. What goes on under a key that is gone goes on."""
+        self.generation += 1
         before = self._callers
         self._callers = {}
         keys = tuple(keys)
@@ -245,9 +249,9 @@ class Access:
         """Who asks for anything else, by the path as it is routed. Raises as `caller` does."""
         if not self._callers or path in OPEN:
             return ANYONE
-        if path in LISTINGS or path.startswith("/v1/models/"):
+        if path in LISTINGS or path.startswith(FOR_CLIENTS):
             return self._lister(credential, host)
-        if self._admin_is_open and not path.startswith("/v1/"):
+        if self._admin_is_open:
             return ANYONE
         scope = _scope_of(method, path)
         caller = self._known(credential, host)

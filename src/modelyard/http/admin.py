@@ -28,6 +28,8 @@ from modelyard.core import admission, leaving
 from modelyard.core.errors import InvalidRequest, ModelyardError
 from modelyard.core.events import RestartWanted, SleepWanted, StartWanted, StopWanted
 from modelyard.core.views import DeviceView, Event, Info, LineView, LogView, ModelView, WaitingView
+from modelyard.dialects.ollama import DIALECT as OLLAMA
+from modelyard.dialects.openai import OPENAI
 from modelyard.http import (
     captures,
     keys,
@@ -40,7 +42,7 @@ from modelyard.http import (
 )
 from modelyard.http import pulls as http_pulls
 from modelyard.http.access import Access, Caller
-from modelyard.http.errors import headers_of, openai_error, status_of
+from modelyard.http.errors import headers_of, problem_of, status_of
 from modelyard.http.gateway import Gateway
 from modelyard.http.origin import Door
 from modelyard.http.routes import INFERENCE
@@ -345,7 +347,7 @@ class _AtTheDoor:
             if app is self._app:
                 scope.setdefault("state", {})["caller"] = self._visitor(scope, headers)
         except ModelyardError as error:
-            app = _answer(error)
+            app = _answer(error, scope["path"])
 
         async def send_granted(message: Any) -> None:
             if message["type"] == "http.response.start":
@@ -362,14 +364,19 @@ class _AtTheDoor:
         return self._access.visitor(scope["method"], scope["path"], credential, host)
 
 
-def _answer(error: ModelyardError) -> Response:
+def _answer(error: ModelyardError, path: str) -> Response:
+    """The error in the dialect of those who ask at this path."""
     headers = {name.decode(): value.decode() for name, value in headers_of(error)}
-    return Response(openai_error(error), status_of(error), headers)
+    route = INFERENCE.get(path.encode())
+    dialect = route.dialect if route is not None else OPENAI
+    if path in ollama.PATHS:
+        dialect = OLLAMA
+    return Response(dialect.error(problem_of(error)), status_of(error), headers)
 
 
-async def _modelyard_error(_: Request, error: Exception) -> Response:
+async def _modelyard_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ModelyardError)
-    return _answer(error)
+    return _answer(error, request.url.path)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:
@@ -382,13 +389,13 @@ async def _http_error(request: Request, error: Exception) -> Response:
     else:
         told = InvalidRequest(f"there is no route {method} {path}", hint="see /docs for all routes")
         told.code = "not_found"
-    return _answer(told)
+    return _answer(told, path)
 
 
-async def _validation_error(_: Request, error: Exception) -> Response:
+async def _validation_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
     problems = "; ".join(
         f"{'.'.join(str(part) for part in problem['loc'][1:])}: {problem['msg']}"
         for problem in error.errors()
     )
-    return _answer(InvalidRequest(problems))
+    return _answer(InvalidRequest(problems), request.url.path)

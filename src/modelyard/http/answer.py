@@ -10,7 +10,7 @@ Laws of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
@@ -25,9 +25,20 @@ NOT_RETURNED = frozenset(
 )
 
 
-def returned(headers: Headers) -> Headers:
-    """Of an engine's header lines, those that its client gets."""
-    return [header for header in headers if header[0] not in NOT_RETURNED]
+EVENT_STREAM = b"text/event-stream"
+
+
+def sort_out(headers: Headers) -> tuple[Headers, bool]:
+    """Of an engine's header lines, those that its client gets; and whether a stream follows."""
+    kept = []
+    is_stream = False
+    for header in headers:
+        name = header[0]
+        if name not in NOT_RETURNED:
+            kept.append(header)
+            if name == b"content-type":
+                is_stream = EVENT_STREAM in header[1]
+    return kept, is_stream
 
 
 class Answer:
@@ -50,7 +61,7 @@ class Answer:
     def __init__(
         self,
         write: Callable[[bytes], None],
-        common: Callable[[], Sequence[bytes]],
+        common: Callable[[], bytes],
         *,
         keep_alive: bool,
         may_chunk: bool,
@@ -131,7 +142,7 @@ class Answer:
         else:
             self.keep_alive = False
             framing = b""
-        out = [STATUS_LINE[status], *self._common()]
+        out = [STATUS_LINE[status], self._common()]
         for name, value in headers:
             out += (name, b": ", value, b"\r\n")
         out += (framing, b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")

@@ -30,35 +30,33 @@ if TYPE_CHECKING:
 class Asking:
     """One request, from its body to the bytes that an engine gets."""
 
-    __slots__ = (
-        "_body", "_content_type", "_quirks", "_served_as", "body", "engine_reply", "lets_go",
-        "load", "reply", "route", "seen", "shape",
-    )  # fmt: skip
+    # Most requests leave these as they are; making one costs only what is set in __init__.
+    reply: Reply | None = None
+    """Turns the answer into what the client expects, if that is not OpenAI's shape."""
+    engine_reply: Reply | None = None
+    """Turns the answer of an engine of another dialect into OpenAI's shape."""
+    load: LoadRequest | None = None
+    """What is asked in place of an inference: the model to be loaded, or let go."""
+    shape: Shape | None = None
+    """What the model, or the name it is asked by, changes."""
+    lets_go = False
+    """Whether the client wants the model let go once this request is over."""
+    _served_as: str | None = None
+    """The model's name for its engine; None for the one that the client wrote."""
+    _quirks: Quirks | None = None
+    """Of the engine that is being asked."""
 
-    def __init__(self, route: Route, body: bytearray, content_type: bytes) -> None:
+    def __init__(self, route: Route, body: bytes | bytearray, content_type: bytes) -> None:
         """Raises InvalidRequest."""
         self.route = route
         self._body = body
-        self._quirks: Quirks | None = None
-        """Of the engine that is being asked."""
-        self.body: bytes | bytearray = body
-        """The request in OpenAI's shape."""
-        self.reply: Reply | None = None
-        """Turns the answer into what the client expects, if that is not OpenAI's shape."""
-        self.engine_reply: Reply | None = None
-        """Turns the answer of an engine of another dialect into OpenAI's shape."""
-        self.load: LoadRequest | None = None
-        """What is asked in place of an inference: the model to be loaded, or let go."""
-        self.shape: Shape | None = None
-        """What the model, or the name it is asked by, changes."""
-        self._served_as: str | None = None
-        """The model's name for its engine; None for the one that the client wrote."""
         self._content_type = content_type
-        self.lets_go = False
-        """Whether the client wants the model let go once this request is over."""
+        self.body = body
+        """The request in OpenAI's shape."""
         if route.translate is not None:
             self.translate()
-        self.seen: openai.Peek = self._peek(content_type)
+        self.seen = seen = self._peek(content_type)
+        self.wants_stream = bool(seen.stream) and self.route.streams
 
     def translate(self) -> None:
         """The body as engines take it, and a fresh reply. Raises InvalidRequest."""
@@ -80,10 +78,6 @@ class Asking:
         if self.route.is_form:
             return openai.peek_form(bytes(self._body), content_type)
         return openai.peek(self.body)
-
-    @property
-    def wants_stream(self) -> bool:
-        return bool(self.seen.stream) and self.route.streams
 
     def aim(self, name: str, names: Names, caller: Caller) -> ModelSpec:
         """Have the request go to the model of this name. Raises ModelNotFound and WrongTask."""

@@ -35,13 +35,9 @@ MAX_ENGINE_ERROR = 64 * 1024
 class Asker(Protocol):
     """Whose request it is."""
 
-    def request_to(self, upstream: Upstream) -> bytes:
-        """The request as this upstream wants it. Raises ModelyardError."""
-        ...
-
-    @property
-    def engine_reply(self) -> Reply | None:
-        """Turns the answer to that request into OpenAI's shape; None if it is in that shape."""
+    def request_to(self, upstream: Upstream) -> tuple[bytes, Reply | None]:
+        """The request as this upstream wants it, and what turns its answer into OpenAI's shape;
+        None if it is in that shape. Raises ModelyardError."""
         ...
 
     def engine_answers(self, status: int, headers: Headers, length: int | None) -> None:
@@ -72,6 +68,18 @@ class Asker(Protocol):
 class Attempt:
     """One lease, and whoever is asked under it."""
 
+    # Most attempts leave these as they are; making one costs only what is set in __init__.
+    _connection: Connection | None = None
+    _is_over = False
+    _tried: tuple[Upstream, ...] = ()
+    """Upstreams of a remote model that were asked; the last one is being asked."""
+    _reply: Reply | None = None
+    _answers = False
+    """Whether the head of an answer has come."""
+    _error: tuple[int, Headers] | None = None
+    """Status and headers of an error answer whose body is being read."""
+    _error_body = b""
+
     def __init__(
         self,
         asker: Asker,
@@ -85,19 +93,6 @@ class Attempt:
         self._lease = lease
         self._spawn = spawn
         self._is_last = is_last
-        self._connection: Connection | None = None
-        self._is_over = False
-        self._tried: tuple[Upstream, ...] = ()
-        """Upstreams of a remote model that were asked; the last one is being asked."""
-        self._answers = False
-        """Whether the head of an answer has come."""
-        self._error: tuple[int, Headers] | None = None
-        """Status and headers of an error answer whose body is being read."""
-        self._error_body = b""
-
-    @property
-    def is_remote(self) -> bool:
-        return self._lease.upstream.failover is not None
 
     def begin(self) -> None:
         failover = self._lease.upstream.failover
@@ -173,7 +168,7 @@ class Attempt:
 
     def _send(self, connection: Connection) -> None:
         try:
-            request = self._asker.request_to(connection.upstream)
+            request, self._reply = self._asker.request_to(connection.upstream)
         except ModelyardError as error:
             connection.upstream.finished(connection)
             self._asker.fail(error)
@@ -212,8 +207,8 @@ class Attempt:
         self._answers = True
         if status < 300:
             hearer: Hearer = self._asker
-            if (reply := self._asker.engine_reply) is not None:
-                hearer = Translated(self._asker, reply, self._lease.upstream.model)
+            if self._reply is not None:
+                hearer = Translated(self._asker, self._reply, self._lease.upstream.model)
             if self._connection is not None:
                 self._connection.listener = hearer
             hearer.engine_answers(status, headers, length)

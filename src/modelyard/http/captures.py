@@ -80,15 +80,13 @@ class Captures:
 
     def __init__(self, settings: Settings, secrets: Iterable[str] = ()) -> None:
         self.settings = settings
+        self.are_on = False
+        """Whether anything is captured."""
         self.held = 0
         """Bytes of all captures, those under way included."""
         self._kept: deque[Capture] = deque()
         self._secrets: tuple[bytes, ...] = ()
         self.follow(settings, secrets)
-
-    def __bool__(self) -> bool:
-        """Whether anything is captured."""
-        return self.settings.last > 0
 
     @property
     def room(self) -> int:
@@ -98,6 +96,7 @@ class Captures:
     def follow(self, settings: Settings, secrets: Iterable[str]) -> None:
         """Keep captures by these settings, without these secrets."""
         self.settings = settings
+        self.are_on = settings.last > 0
         longest_first = sorted(secrets, key=len, reverse=True)
         self._secrets = tuple(secret.encode() for secret in longest_first)
         self._shrink()

@@ -22,6 +22,7 @@ from modelyard.core.errors import (
     BadEngineAnswer,
     BodyTooLarge,
     EngineTimeout,
+    ModelNotFound,
     ModelyardError,
     RequestCancelled,
     RequestTimeout,
@@ -30,16 +31,16 @@ from modelyard.core.specs import ModelSpec
 from modelyard.dialects import openai as openai_dialect
 from modelyard.dialects.base import Problem, Reply, UnreadableAnswer
 from modelyard.http import openai, remotes
-from modelyard.http.access import ANYONE, Caller
-from modelyard.http.answer import Answer, returned
+from modelyard.http.access import ANYONE
+from modelyard.http.answer import Answer, sort_out
 from modelyard.http.asking import Asking
 from modelyard.http.attempt import Attempt
 from modelyard.http.captures import Capture
 from modelyard.http.errors import JSON_TYPE, headers_of, problem_of, status_of
 from modelyard.http.limits import limit_headers
 from modelyard.http.record import Record
-from modelyard.http.routes import Route
-from modelyard.http.usage import StreamTap, WholeTap
+from modelyard.http.request_head import RequestHead
+from modelyard.http.usage import StreamTap, WholeTap, note_whole
 from modelyard.runtime.upstream import Headers, Lease, Upstream
 
 if TYPE_CHECKING:
@@ -47,7 +48,6 @@ if TYPE_CHECKING:
 
 MAX_REWRITTEN = 32 * 1024 * 1024
 """Bytes of an answer that is rewritten as a whole."""
-MAX_REQUEST_ID = 128
 TOO_MANY = 429
 ELSEWHERE = frozenset({
     "bad_engine_answer", "engine_died", "engine_start_failed", "engine_timeout",
@@ -59,14 +59,6 @@ CLIENT_LEFT = 499
 """nginx's status for a client that left before its answer: nobody is ever told."""
 BYTES_A_TOKEN = 4
 """What a prompt is reckoned by when its engine told nothing."""
-
-NOT_FORWARDED = frozenset(
-    b"accept-encoding api-key authorization connection content-length cookie expect host "
-    b"keep-alive origin proxy-authorization proxy-connection referer te trailer transfer-encoding "
-    b"upgrade x-api-key x-request-id".split()
-)
-CREDENTIALS = frozenset(b"authorization x-api-key api-key".split())
-EVENT_STREAM = b"text/event-stream"
 
 
 class Phase(IntEnum):
@@ -90,16 +82,10 @@ class Exchange:
     # Most exchanges leave these as they are; making one costs only what is set in __init__.
     _phase = Phase.READING
     _begun = False
-    _request_id = b""
-    _credential = b""
-    _content_type = b""
-    _caller: Caller = ANYONE
+    body: bytes | bytearray = b""
     _held: int | None = None
     """What the caller's limits hold back for this request; None until it has entered."""
-    _origin: bytes | None = None
-    """The web page that asks, if one does."""
     _capture: Capture | None = None
-    _error: ModelyardError | None = None
     _spec: ModelSpec | None = None
     _targets: list[str]
     """Who else may be asked, for a virtual model."""
@@ -117,37 +103,24 @@ class Exchange:
     """Status and headers of an answer that is kept until it is whole."""
     _parts: list[bytes]
 
-    def __init__(
-        self,
-        protocol: GatewayProtocol,
-        gateway: Gateway,
-        route: Route,
-        headers: Headers,
-        http_version: str,
-        keep_alive: bool,
-    ) -> None:
-        self.body = bytearray()
+    def __init__(self, protocol: GatewayProtocol, gateway: Gateway, head: RequestHead) -> None:
         self._protocol = protocol
         self._gateway = gateway
-        self._route = route
+        self._head = head
+        self._route = head.route
+        self._error = head.error
+        self._caller = head.caller
         self._began = self._since = gateway.now()
-        self._forwarded = self._look_at_headers(headers)
+        self._request_id = head.request_id or gateway.next_request_id()
         self.record = Record(
-            self._request_id.decode(),
-            time.time(),
-            protocol.path,
-            client=self._client_host,
-            key=self._caller.name,
+            self._request_id.decode(), time.time(), head.path, head.client, head.caller.name
         )
         write: Callable[[bytes], None] = protocol.transport.write
-        if gateway.captures:
-            self._capture = gateway.captures.open(self.record, headers, write)
+        if gateway.captures.are_on:
+            self._capture = gateway.captures.open(self.record, head.headers, write)
             write = self._capture.write
         self._answer = Answer(
-            write,
-            self._common_lines,
-            keep_alive=keep_alive,
-            may_chunk=http_version != "1.0",
+            write, self._common_lines, keep_alive=head.keep_alive, may_chunk=head.may_chunk
         )
         gateway.active.add(self)
 
@@ -185,9 +158,10 @@ class Exchange:
         self._begun = True
         if self._error is not None:
             self._refuse(self._error)
-        elif self._expects_continue():
+        elif self._head.expects_continue and self.more_body:
             self._protocol.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self.set()
+        if self.disconnected or not self.more_body:
+            self.set()
 
     def receive(self, data: bytes) -> None:
         """A part of the body."""
@@ -198,7 +172,12 @@ class Exchange:
             self.reject(BodyTooLarge(limit))
         else:
             self._heard = True
-            self.body += data
+            if not self.body:
+                self.body = data
+            else:
+                if isinstance(self.body, bytes):
+                    self.body = bytearray(self.body)
+                self.body += data
 
     def client_left(self) -> None:
         """The client's connection is gone: whatever was done for it stops."""
@@ -250,43 +229,6 @@ class Exchange:
         self.fail(EngineTimeout(self._spec.id, bound_s))
         return True
 
-    def _look_at_headers(self, headers: Headers) -> list[bytes]:
-        """Note what concerns the gateway; return the lines that go on to the engine."""
-        gateway = self._gateway
-        host = origin = None
-        forwarded: list[bytes] = []
-        for name, value in headers:
-            if name not in NOT_FORWARDED:
-                forwarded += (name, b": ", value, b"\r\n")
-                if name == b"content-type":
-                    self._content_type = value
-            elif name == b"host":
-                host = value
-            elif name == b"origin":
-                origin = self._origin = value
-            elif name == b"content-length" and int(value) > gateway.settings.max_body_bytes:
-                self._error = BodyTooLarge(gateway.settings.max_body_bytes)
-            elif name == b"x-request-id" and _is_sane_id(value):
-                self._request_id = value
-            elif name == b"authorization" or (name in CREDENTIALS and not self._credential):
-                self._credential = value
-        if not self._request_id:
-            self._request_id = gateway.next_request_id()
-        try:
-            gateway.door.check(host, origin)
-            self._caller = gateway.access.caller(self._credential, self._client_host)
-        except ModelyardError as error:
-            self._error = error
-        return forwarded
-
-    @property
-    def _client_host(self) -> str:
-        client = self._protocol.client
-        return client[0] if client else ""
-
-    def _expects_continue(self) -> bool:
-        return self._protocol.expect_100_continue and self.more_body
-
     def reject(self, error: ModelyardError) -> None:
         """Refuse a request whose body is not read to its end."""
         self._error = error
@@ -312,11 +254,13 @@ class Exchange:
         """The model that is asked. Raises ModelyardError."""
         record = self.record
         record.bytes_in = len(self.body)
-        asking = self._asking = Asking(self._route, self.body, self._content_type)
+        asking = self._asking = Asking(self._route, self.body, self._head.content_type)
         record.named = asking.seen.model or ""
-        self._targets = self._gateway.yard.targets(record.named)
+        yard = self._gateway.yard
+        self._targets = yard.targets(record.named) if yard.names.virtuals else [record.named]
         spec = self._aim()
-        self._held = self._caller.enter(self._gateway.now(), record.bytes_in)
+        if self._caller is not ANYONE:
+            self._held = self._caller.enter(self._gateway.now(), record.bytes_in)
         return spec
 
     def _aim(self) -> ModelSpec:
@@ -326,6 +270,9 @@ class Exchange:
             name = self._targets.pop(0)
             try:
                 spec = self._asking.aim(name, names, self._caller)
+            except ModelNotFound as error:
+                if not self._targets:  # whom a virtual model stands for is not everybody's business
+                    raise self._caller.unknown(self.record.named, error) from None
             except ModelyardError:
                 if not self._targets:
                     raise
@@ -358,7 +305,7 @@ class Exchange:
         prefix = openai.prefix(self._asking.body) if spec.replicas.max > 1 else None
         lease = yard.lease(spec.id, prefix)
         if lease is not None:
-            self.granted(lease)
+            self._ask(lease)
             return
         self._phase = Phase.WAITING
         ticket = yard.wait(spec.id, self, self._sender(), self._caller.priority)
@@ -371,20 +318,23 @@ class Exchange:
 
         No credential is kept or shown: it stands here by its digest.
         """
-        if self._caller.name or not self._credential:
-            return self._caller.name or self._client_host
-        return hashlib.sha256(self._credential).hexdigest()[:16]
+        if self._caller.name or not self._head.credential:
+            return self._caller.name or self._head.client
+        return hashlib.sha256(self._head.credential).hexdigest()[:16]
 
     # ---------------------------------------------------------------------------- the engine's turn
 
     def granted(self, lease: Lease) -> None:
-        """A replica is ours: send it the request."""
+        """The waiting is over: a replica is ours."""
         self._ticket = 0
+        self.record.queue_s = self._gateway.now() - self._began
+        self.record.load_s = lease.upstream.loading_since(self._began)
+        self._ask(lease)
+
+    def _ask(self, lease: Lease) -> None:
+        """Send the request to the replica that is ours."""
         self._phase = Phase.SENDING
         self._heard = True
-        record = self.record
-        record.queue_s = self._gateway.now() - self._began
-        record.load_s = lease.upstream.loading_since(self._began)
         spawn, load = self._gateway.tasks.spawn, self._asking.load
         self._attempt = Attempt(self, lease, spawn, is_last=self._is_retried)
         if load is None:
@@ -405,17 +355,14 @@ class Exchange:
         if self._spec is not None:
             self._acquire(self._spec)
 
-    def request_to(self, upstream: Upstream) -> bytes:
-        """The request as this upstream wants it. Raises ModelyardError."""
-        lines = self._forwarded
-        if self._attempt is not None and self._attempt.is_remote:
+    def request_to(self, upstream: Upstream) -> tuple[bytes, Reply | None]:
+        """The request as this upstream wants it, and what turns its answer into OpenAI's shape;
+        None if it is in that shape. Raises ModelyardError."""
+        lines = self._head.forwarded
+        if upstream.is_remote:
             lines = remotes.fit_to_leave(lines)
-        return self._asking.head_and_body(upstream, lines, self._request_id)
-
-    @property
-    def engine_reply(self) -> Reply | None:
-        """Turns the engine's answer into OpenAI's shape, if it is in another."""
-        return self._asking.engine_reply
+        asking = self._asking
+        return asking.head_and_body(upstream, lines, self._request_id), asking.engine_reply
 
     def starts_over(self) -> bool:
         """Forget an answer of which nothing has reached the client; False if something has."""
@@ -446,8 +393,7 @@ class Exchange:
         self._heard = True
         if self._protocol.flow.write_paused:
             self.hold_engine()
-        headers = returned(headers)
-        self._is_stream = any(n == b"content-type" and EVENT_STREAM in v for n, v in headers)
+        headers, self._is_stream = sort_out(headers)
         if self._is_stream:
             translated = self._asking.reply is not None
             hides = not translated and not self._asking.seen.wants_usage
@@ -457,7 +403,6 @@ class Exchange:
             if translated:
                 headers = [*_but_content(headers), *self._stream_headers()]
         else:
-            self._tap = WholeTap(self.record)
             if self._asking.rewrites:
                 self._kept = status, headers
                 self._parts = []
@@ -472,10 +417,15 @@ class Exchange:
             record.first_s = self._gateway.now() - self._began
         if self._tap is not None:
             body = self._tap.feed(body)
+        elif complete:  # an answer in one part
+            note_whole(record, body)
+        else:
+            self._tap = WholeTap(record)
+            self._tap.feed(body)
         if self._kept is not None:
             self._keep(body, complete)
             return
-        if self._is_stream:
+        if self._is_stream and (complete or self._asking.reply is not None):
             try:
                 body = self._shown(body, complete)
             except UnreadableAnswer as error:
@@ -577,16 +527,20 @@ class Exchange:
         kind = self._route.dialect.stream_type
         return [(b"content-type", kind), (b"cache-control", b"no-cache")]
 
-    def _common_lines(self) -> list[bytes]:
+    def _common_lines(self) -> bytes:
         """Header lines that every answer has."""
         name = self._route.dialect.request_id_header
-        lines = [*self._protocol.own_lines(), name, b": ", self._request_id, b"\r\n"]
-        for header in limit_headers(self._caller.standing(self._gateway.now())):
-            lines += (header[0], b": ", header[1], b"\r\n")
-        if self._origin is not None:
-            for header in self._gateway.door.cors.headers(self._origin):
-                lines += (header[0], b": ", header[1], b"\r\n")
-        return lines
+        lines = b"%b%b: %b\r\n" % (
+            self._gateway.lines_of(self._protocol.server_state.default_headers),
+            name,
+            self._request_id,
+        )
+        if self._caller is ANYONE and self._head.origin is None:
+            return lines
+        more = limit_headers(self._caller.standing(self._gateway.now()))
+        if self._head.origin is not None:
+            more = [*more, *self._gateway.door.cors.headers(self._head.origin)]
+        return b"".join((lines, *(b"%b: %b\r\n" % header for header in more)))
 
     def _end(self, *, served: bool) -> None:
         """The exchange is over: give everything back, let the connection's next request begin."""
@@ -630,7 +584,3 @@ class Exchange:
 def _but_content(headers: Headers) -> Headers:
     """Header lines that hold for a body in another shape, too."""
     return [each for each in headers if not each[0].startswith((b"content-", b"cache-control"))]
-
-
-def _is_sane_id(value: bytes) -> bool:
-    return len(value) <= MAX_REQUEST_ID and value.isascii() and value.decode().isprintable()

@@ -33,6 +33,7 @@ from modelyard.http.exchange import Exchange
 from modelyard.http.head import CHECKED, Head, Headers, WrongHead
 from modelyard.http.origin import Door
 from modelyard.http.record import Records
+from modelyard.http.request_head import RequestHead
 from modelyard.http.routes import INFERENCE
 from modelyard.http.turns import LINGER_S, Active, Refusal, Turn
 from modelyard.http.websocket import PATHS, Tunnel, wants_websocket
@@ -68,10 +69,19 @@ class Gateway:
         self._sweep: asyncio.TimerHandle | None = None
         self._id_prefix = b"req-%b-" % os.urandom(6).hex().encode()
         self._ids = 0
+        self._own_headers: Headers = []
+        self._own_lines = b""
 
     def protocol(self) -> type[GatewayProtocol]:
         """The protocol class that uvicorn makes for each connection of this server."""
         return type("BoundGatewayProtocol", (GatewayProtocol,), {"gateway": self})
+
+    def lines_of(self, headers: Headers) -> bytes:
+        """Header lines that all answers have; made anew when uvicorn has another date."""
+        if headers is not self._own_headers:
+            self._own_headers = headers
+            self._own_lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+        return self._own_lines
 
     def next_request_id(self) -> bytes:
         self._ids += 1
@@ -120,11 +130,11 @@ class GatewayProtocol(HttpToolsProtocol):
     serving: Turn | None = None
     """Whose answer is being written; an older one than `cycle` when a client pipelines."""
 
-    path = ""
-    """Path of the newest inference request, without its query."""
     deadline = 0.0
     """When the sweep asks what became of this connection (`is_late`)."""
 
+    _known: RequestHead | None = None
+    """The head of the newest inference request, in case that it comes again."""
     _head: Head | None = None
     """While a head is being read."""
     _in_head = False
@@ -202,7 +212,7 @@ class GatewayProtocol(HttpToolsProtocol):
             log.error("a request broke the gateway", exc_info=cause)
             failed = ModelyardError("the server failed on this request")
             cycle = self.cycle
-            if cycle is None or self._is_asgi(cycle) or cycle.response_complete:
+            if cycle is None or isinstance(cycle, RequestResponseCycle) or cycle.response_complete:
                 self._refuse(failed)
             else:  # whatever it was doing is over
                 self._is_deaf = True
@@ -223,7 +233,7 @@ class GatewayProtocol(HttpToolsProtocol):
         cycle = self.cycle
         if not self._is_unread:
             self._take_turn(Refusal(self, error))
-        elif not self._is_asgi(cycle):
+        elif not isinstance(cycle, RequestResponseCycle):
             cycle.reject(error)
         elif self.pipeline and self.pipeline[0][0] is cycle:
             self.pipeline[0] = (cast(Any, Refusal(self, error)), self.app)
@@ -255,7 +265,6 @@ class GatewayProtocol(HttpToolsProtocol):
         self.url = b""
         self.headers = []
         self.expect_100_continue = False
-        self._head = Head()
         self._in_head = True
         self._arrived = self._body = 0
         self.deadline = self.gateway.clock + self.gateway.settings.header_timeout_s
@@ -269,17 +278,22 @@ class GatewayProtocol(HttpToolsProtocol):
             )
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        if not self._in_head:  # a trailer: nobody here wants one
-            return
-        name = name.lower()
-        if name in CHECKED:
-            self._seen.check(name, value)
-        self.headers.append((name, value))
+        if self._in_head:  # a trailer would come later; nobody here wants one
+            self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
         self._in_head = False
         version = self.parser.get_http_version()
         method = self.parser.get_method()
+        known = self._known
+        if known is not None and known.is_repeated(self.url, self.headers, method, version):
+            self._infer(known)
+            return
+        raw, self._known, self._head = self.headers, None, Head()
+        self.headers = [(name.lower(), value) for name, value in raw]
+        for name, value in self.headers:
+            if name in CHECKED:
+                self._head.check(name, value)
         if method in (b"CONNECT", b"TRACE"):
             raise WrongHead("method_not_allowed", f"{method.decode()} is not done here")
         if self.parser.should_upgrade():
@@ -293,22 +307,41 @@ class GatewayProtocol(HttpToolsProtocol):
         if not self.url.startswith(b"/"):
             self.url = head.origin_form(method, self.url, self.headers)
         self.expect_100_continue = self._seen.expects_continue and version != "1.0"
-        self.deadline = self.gateway.clock + self.gateway.settings.send_timeout_s
         path = self.url.partition(b"?")[0]
         route = INFERENCE.get(path)
         if route is None or method != b"POST":
             self._leave_to_asgi(method, path)
             return
-        self.path = path.decode("ascii")
-        parser = self.parser
-        keep_alive = version != "1.0" and parser.should_keep_alive() and not parser.should_upgrade()
+        known = RequestHead(
+            self.gateway,
+            route,
+            path.decode("ascii"),
+            self.headers,
+            self.client[0] if self.client else "",
+            version=version,
+            keep_alive=version != "1.0" and self.parser.should_keep_alive(),
+            expects_continue=self.expect_100_continue,
+        )
+        if known.remember(self.url, raw):
+            self._known = known
+        self._infer(known)
+
+    def _infer(self, known: RequestHead) -> None:
+        """Begin an inference request."""
+        self.deadline = self.gateway.clock + self.gateway.settings.send_timeout_s
         self._is_unread = True
-        self._take_turn(Exchange(self, self.gateway, route, self.headers, version, keep_alive))
+        before = self.cycle
+        exchange = Exchange(self, self.gateway, known)
+        if before is None or before.response_complete:
+            self.cycle = self.serving = exchange
+            exchange.begin()
+        else:
+            self._take_turn(exchange)
 
     def on_body(self, body: bytes) -> None:
         self._body += len(body)
         cycle = self.cycle
-        if not self._is_asgi(cycle):
+        if not isinstance(cycle, RequestResponseCycle):
             cycle.receive(body)
             return
         if self._body > self.gateway.settings.max_body_bytes:
@@ -321,7 +354,7 @@ class GatewayProtocol(HttpToolsProtocol):
             return
         self._is_unread = False
         self.deadline = self.gateway.clock + self.gateway.settings.send_timeout_s
-        if self._is_asgi(self.cycle):
+        if isinstance(self.cycle, RequestResponseCycle):
             super().on_message_complete()
         else:
             self.cycle.more_body = False
@@ -375,20 +408,16 @@ class GatewayProtocol(HttpToolsProtocol):
     # -------------------------------------------------------------------------- whose turn it is
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
-        if self._is_asgi(cycle):
+        if isinstance(cycle, RequestResponseCycle):
             self.serving = None
             super()._start_asgi_task(cycle, app)
         else:
             self.serving = cycle
             cycle.begin()
 
-    def own_lines(self) -> list[bytes]:
-        """Header lines of the server itself, in parts."""
-        return [
-            part
-            for name, value in self.server_state.default_headers
-            for part in (name, b": ", value, b"\r\n")
-        ]
+    def own_lines(self) -> bytes:
+        """Header lines of the server itself."""
+        return self.gateway.lines_of(self.server_state.default_headers)
 
     def exchange_ended(self) -> None:
         """What uvicorn does when a response is complete, without setting a timer for each."""
@@ -398,7 +427,8 @@ class GatewayProtocol(HttpToolsProtocol):
         self.deadline = self.gateway.clock + settings.send_timeout_s
         if self.transport.is_closing():
             return
-        self.flow.resume_reading()
+        if self.flow.read_paused:
+            self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
@@ -428,7 +458,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.pipeline.clear()
         super().connection_lost(exc)
         for turn in (self.serving, *unserved):
-            if turn is not None and not self._is_asgi(turn):
+            if turn is not None and not isinstance(turn, RequestResponseCycle):
                 turn.client_left()
 
     # --------------------------------------------------------------------------------- slow clients
@@ -460,5 +490,5 @@ class GatewayProtocol(HttpToolsProtocol):
             self._refuse(RequestTimeout("the head of the request took too long to arrive"))
         elif cycle is None or cycle.response_complete:
             self.transport.close()
-        elif self._is_unread and self._is_asgi(cycle):
+        elif self._is_unread and isinstance(cycle, RequestResponseCycle):
             self._refuse(RequestTimeout("the body of the request took too long to arrive"))

@@ -4,7 +4,7 @@ Laws of this file:
 - Answers come from memory; listing wakes nothing.
 - What a name resolves to is said: variants name their model, virtual models those they stand for.
 - Anthropic's shape is for those who ask in its way: `anthropic-version`, or `x-api-key` without
-  `Authorization`. All others get OpenAI's.
+  `Authorization`. All others get OpenAI's, Codex with what it wants to know besides.
 - A key that may not use a model does not see it, and no name that leads only to such models.
 
 Sources: OpenAI's Model needs `id`, `object`, `created` and `owned_by`; what is more, clients
@@ -22,8 +22,8 @@ from fastapi.responses import JSONResponse, Response
 from modelyard.core.errors import ModelNotFound
 from modelyard.core.names import Names
 from modelyard.core.shaping import Shape, VirtualModel
-from modelyard.core.specs import ModelSpec
-from modelyard.dialects import anthropic
+from modelyard.core.specs import ModelSpec, Task
+from modelyard.dialects import anthropic, responses_catalog
 from modelyard.http.access import Caller, caller_of
 from modelyard.runtime.loop import Loop
 
@@ -45,7 +45,10 @@ def routes(yard: Loop, since: float, list_aliases: Callable[[], bool]) -> APIRou
         """Every model a request may name, as far as the key may use it."""
         data = list(listing.all(caller_of(request), aliases=list_aliases()))
         if not speaks_anthropic(request):
-            return JSONResponse({"object": "list", "data": data})
+            shown: dict[str, Any] = {"object": "list", "data": data}
+            if responses_catalog.QUERY in request.query_params:
+                shown["models"] = _as_codex(data)
+            return JSONResponse(shown)
         listed = [_as_anthropic(each) for each in data]
         page = anthropic.models(listed, limit=limit, after_id=after_id, before_id=before_id)
         return Response(page, media_type="application/json")
@@ -168,3 +171,13 @@ class Listing:
 
 def _as_anthropic(shown: dict[str, Any]) -> anthropic.Listed:
     return anthropic.Listed(shown["id"], shown["id"], shown["created"], shown["context_length"])
+
+
+def _as_codex(data: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return responses_catalog.catalog(
+        [
+            responses_catalog.Known(each["id"], each["context_length"])
+            for each in data
+            if Task.CHAT in each["tasks"]
+        ]
+    )

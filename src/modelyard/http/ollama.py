@@ -12,7 +12,8 @@ Source: github.com/ollama/ollama, server/routes.go and docs/api.md.
 from __future__ import annotations
 
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Final
 
 import msgspec
@@ -23,14 +24,17 @@ from fastapi.routing import APIRoute
 from modelyard import __version__
 from modelyard.catalog.found import FoundModel
 from modelyard.config.pulling import PullWanted
-from modelyard.core.errors import InvalidRequest, ModelNotFound, ModelyardError
+from modelyard.core.errors import InvalidRequest, ModelyardError
 from modelyard.core.lifecycle import State
 from modelyard.core.specs import ModelSpec
 from modelyard.dialects import ollama_listing
 from modelyard.dialects.ollama import DIALECT, read_fields
 from modelyard.dialects.ollama_answers import LINES, error_body
+from modelyard.dialects.ollama_listing import Listed
 from modelyard.http import ollama_models, ollama_pull
+from modelyard.http.access import caller_of, resolved
 from modelyard.http.errors import headers_of, status_of
+from modelyard.http.listing import Listing
 from modelyard.runtime.loop import Loop
 from modelyard.runtime.pulls import Pulls
 from modelyard.runtime.removals import Removals
@@ -44,6 +48,12 @@ _NOT_HERE: Final = {
     "/copy": "a second name for a model is an `aliases` entry of the configuration",
     "/push": "models are not published from here",
 }
+
+PATHS: Final = frozenset(
+    f"/api/{name}"
+    for name in ("version", "tags", "ps", "show", "pull", "delete", "create", "copy", "push")
+)
+"""The paths of the routes below, whose errors have Ollama's shape wherever they arise."""
 
 Found = Callable[[], Sequence[FoundModel]]
 """What the catalog knows of the models in the folders."""
@@ -60,41 +70,53 @@ def routes(
 
 
 def _listings(router: APIRouter, yard: Loop, found: Found, started_at: float) -> None:
-    def file_of(spec: ModelSpec, known: Sequence[FoundModel]) -> FoundModel | None:
-        by_source = (each for each in known if spec.source == str(each.source))
-        return next(by_source, None)
+    listing = Listing(yard, int(started_at))
 
-    @router.api_route("/version", methods=_HEAD_TOO)
+    def files() -> dict[str | None, FoundModel]:
+        return {str(each.source): each for each in found()}
+
+    def listed(
+        shown: dict[str, Any], known: Mapping[str | None, FoundModel]
+    ) -> tuple[ModelSpec, Listed]:
+        """What a name of `Listing` stands for: a virtual one, the first model it leads to."""
+        leads_to = shown.get("resolves_to", shown["id"])
+        spec = yard.names.resolve(leads_to if isinstance(leads_to, str) else leads_to[0])
+        model = ollama_models.listed(spec, known.get(spec.source), started_at)
+        return spec, replace(model, name=shown["id"], context_length=shown["context_length"])
+
+    @router.get("/version")
     async def version() -> Response:
         """The version of Ollama's API, and ours."""
         return _json({"version": API_VERSION, "modelyard": __version__})
 
-    @router.api_route("/tags", methods=_HEAD_TOO)
-    async def tags() -> Response:
+    @router.get("/tags")
+    async def tags(request: Request) -> Response:
         """Every model that may be asked."""
-        known = found()
-        specs = sorted((slot.spec for slot in yard.scheduler.models.values()), key=lambda s: s.id)
-        shown = [ollama_models.listed(spec, file_of(spec, known), started_at) for spec in specs]
-        return _json({"models": [ollama_listing.tag(each) for each in shown]})
+        known = files()
+        names = listing.all(caller_of(request), aliases=False)
+        return _json({"models": [ollama_listing.tag(listed(each, known)[1]) for each in names]})
+
+    router.add_api_route("/version", version, methods=["HEAD"], include_in_schema=False)
+    router.add_api_route("/tags", tags, methods=["HEAD"], include_in_schema=False)
 
     @router.get("/ps")
-    async def ps() -> Response:
+    async def ps(request: Request) -> Response:
         """The models that are ready."""
-        known, now = found(), time.time()
+        known, now, caller = files(), time.time(), caller_of(request)
         shown = []
         for slot in yard.scheduler.models.values():
-            if slot.state is State.READY:
-                model = ollama_models.listed(slot.spec, file_of(slot.spec, known), started_at)
+            if slot.state is State.READY and caller.may_use(slot.spec.id):
+                file = known.get(slot.spec.source)
+                model = ollama_models.listed(slot.spec, file, started_at)
                 shown.append(ollama_models.running(slot.spec, yard.view(slot), model, now))
         return _json({"models": shown})
 
     @router.post("/show")
     async def show(request: Request) -> Response:
         """One model in full."""
-        spec = resolve(yard, _named(read_fields(await request.body())))
-        file = file_of(spec, found())
-        shown = ollama_models.listed(spec, file, started_at)
-        return _json(ollama_models.show(spec, file, shown))
+        name, known = _named(read_fields(await request.body())), files()
+        spec, model = listed(listing.one(spelt(yard, name), caller_of(request)), known)
+        return _json(ollama_models.show(spec, known.get(spec.source), model))
 
 
 def _orders(router: APIRouter, yard: Loop, pulls: Pulls, removals: Removals) -> None:
@@ -103,8 +125,9 @@ def _orders(router: APIRouter, yard: Loop, pulls: Pulls, removals: Removals) -> 
         """Fetch a model from a hub, and tell how it goes."""
         fields = read_fields(await request.body())
         name = _named(fields)
-        lines = _there(yard, name)
-        if lines is None:
+        if yard.names.knows(spelt(yard, name)):
+            lines = _each(ollama_pull.already_there())
+        else:
             lines = ollama_pull.progress(yard, pulls, pulls.start(PullWanted(name)).id)
         if fields.get("stream") is not False:
             return StreamingResponse(_encoded(lines), media_type=LINES.decode())
@@ -116,7 +139,8 @@ def _orders(router: APIRouter, yard: Loop, pulls: Pulls, removals: Removals) -> 
     @router.delete("/delete")
     async def delete(request: Request) -> Response:
         """Remove a model's files."""
-        spec = resolve(yard, _named(read_fields(await request.body())))
+        name = _named(read_fields(await request.body()))
+        spec = resolved(yard.names, spelt(yard, name), caller_of(request)).spec
         await removals.remove(spec, force=False, dry_run=False)
         return Response()
 
@@ -124,17 +148,11 @@ def _orders(router: APIRouter, yard: Loop, pulls: Pulls, removals: Removals) -> 
         router.add_api_route(path, _refusal(why), methods=["POST"], response_model=None)
 
 
-def resolve(yard: Loop, name: str) -> ModelSpec:
-    """The model that an Ollama client means. Raises ModelNotFound."""
-    try:
-        return yard.names.resolve(name)
-    except ModelNotFound as unknown:
-        for other in DIALECT.spellings(name):
-            try:
-                return yard.names.resolve(other)
-            except ModelNotFound:
-                continue
-        raise unknown from None
+def spelt(yard: Loop, name: str) -> str:
+    """The name by which a model is known that an Ollama client calls `name`; `name` if none is."""
+    names = yard.names
+    spellings = (name, *DIALECT.spellings(name))
+    return next((each for each in spellings if names.knows(each) or each in names.virtuals), name)
 
 
 class OllamaPort:
@@ -181,14 +199,6 @@ def _named(fields: dict[str, Any]) -> str:
     if not isinstance(name, str) or not name:
         raise InvalidRequest("model is required", param="model")
     return name
-
-
-def _there(yard: Loop, name: str) -> AsyncIterator[dict[str, Any]] | None:
-    try:
-        resolve(yard, name)
-    except ModelNotFound:
-        return None
-    return _each(ollama_pull.already_there())
 
 
 async def _each(lines: Sequence[dict[str, Any]]) -> AsyncIterator[dict[str, Any]]:

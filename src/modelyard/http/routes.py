@@ -57,7 +57,7 @@ COMPLETION = Route(Task.COMPLETION, "/v1/completions", streams=True)
 INFILL = Route(Task.COMPLETION, "/infill", streams=True)
 EMBEDDING = Route(Task.EMBEDDING, "/v1/embeddings")
 POOLING = Route(Task.EMBEDDING, "/pooling")
-RERANK = Route(Task.RERANK, "/v1/rerank", translate=rerank.translate)
+RERANK = Route(Task.RERANK, "/v1/rerank", dialect=rerank.DIALECT, translate=rerank.translate)
 SCORE = Route(Task.RERANK, "/v1/score")
 CLASSIFICATION = Route(Task.CLASSIFICATION, "/classify")
 MODERATION = Route(Task.CLASSIFICATION, "/v1/moderations")
@@ -117,8 +117,8 @@ INFERENCE |= {
 
 INFERENCE |= {
     b"/v1/responses": replace(CHAT, dialect=responses.DIALECT, translate=responses.translate),
-    b"/v1/responses/input_tokens": replace(
-        CHAT, dialect=responses.DIALECT, translate=responses.count, streams=False
+    b"/v1/responses/input_tokens": Route(
+        Task.CHAT, COUNT_PATH, dialect=responses.DIALECT, translate=responses.count
     ),
 }
 

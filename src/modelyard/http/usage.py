@@ -74,11 +74,7 @@ class WholeTap:
     def feed(self, data: bytes) -> bytes:
         """The next part of the answer; returns what is sent on: all of it."""
         window = self._tail + data if self._tail else data
-        at = window.rfind(b'"usage"')
-        if at >= 0:
-            note_usage(self._record, window, at)
-        if window.find(b'"timings"', -BRIDGE) >= 0:
-            note_timings(self._record, window[-BRIDGE:])
+        note_whole(self._record, window)
         self._tail = window[-BRIDGE:]
         return data
 
@@ -94,6 +90,10 @@ class StreamTap:
 
     def feed(self, data: bytes) -> bytes:
         """The next part of the stream; returns what is sent on."""
+        plain = b'"usage"' not in data and b'"timings"' not in data
+        if plain and not self._rest and data.endswith(b"\n\n"):  # nearly always
+            self._record.parts += data.count(b"\n\n")
+            return data
         whole = self._rest + data if self._rest else data
         cut = _end_of_events(whole)
         events, rest = whole[:cut], whole[cut:]
@@ -131,6 +131,15 @@ class StreamTap:
                     event = _NO_USAGE.sub(b"", event)
             shown.append(event)
         return separator.join(shown)
+
+
+def note_whole(record: Record, data: bytes) -> None:
+    """Put what a JSON answer, or the end of one, tells into the record."""
+    at = data.rfind(b'"usage"')
+    if at >= 0:
+        note_usage(record, data, at)
+    if data.find(b'"timings"', -BRIDGE) >= 0:
+        note_timings(record, data[-BRIDGE:])
 
 
 def note_usage(record: Record, data: bytes, at: int) -> bool:

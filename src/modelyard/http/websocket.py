@@ -34,9 +34,9 @@ from modelyard.core.errors import (
 )
 from modelyard.core.specs import ModelSpec
 from modelyard.http.access import ANYONE, Caller, resolved
-from modelyard.http.exchange import CREDENTIALS, NOT_FORWARDED
 from modelyard.http.head import WrongHead
 from modelyard.http.record import Record
+from modelyard.http.request_head import CREDENTIALS, NOT_FORWARDED
 from modelyard.http.turns import answer_to
 from modelyard.runtime.upstream import Headers, Lease
 
@@ -297,7 +297,7 @@ class Tunnel:
         """Both ends agree: what comes from now on is theirs."""
         assert self._engine is not None, "it has answered"
         protocol = self._protocol
-        out = [b"HTTP/1.1 101 Switching Protocols\r\n", *protocol.own_lines()]
+        out = [b"HTTP/1.1 101 Switching Protocols\r\n", protocol.own_lines()]
         out.append(b"upgrade: websocket\r\nconnection: Upgrade\r\nx-request-id: %b\r\n" % self._id)
         out.append(b"sec-websocket-accept: %b\r\n" % accept_of(self._wanted.key))
         out += [b"%b: %b\r\n" % (name, lines[name]) for name in _PASSED_ON if name in lines]

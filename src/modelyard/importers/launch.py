@@ -4,11 +4,12 @@ Laws of this file:
 - A command is used only with a port: `{port}`, or `options: {port: N}` where it has its own.
 - What profiles share is written once, for the model; where their variables differ, the program
   `env` sets them in each profile's command.
+- A command that plainly is vLLM becomes a model of that engine, with its options as options.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from modelyard.config.tree import Plain
 from modelyard.importers import programs
 from modelyard.importers.draft import ModelDraft, argument, literal, variables
 from modelyard.importers.surroundings import Surroundings
+from modelyard.importers.vllm_model import OWN_VARIABLES, vllm_model
 
 VISIBLE = frozenset({"CUDA_VISIBLE_DEVICES", "HIP_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES"})
 """Variables that Modelyard sets itself, by the devices of a profile."""
@@ -84,9 +86,11 @@ def usable_folder(written: str | None, base: Path, here: Surroundings) -> str | 
 
 def put_ways(model: ModelDraft, ways: Sequence[Way], port: int | None) -> list[str]:
     """Write the ways into `model`; returns what could not be said."""
-    model.put("engine", "command")
     lost: list[str] = []
     env, ways = _shared_env(ways)
+    if put_vllm(model, ways, env):
+        return lost
+    model.put("engine", "command")
     folders = [way.launch.cwd for way in ways]
     folder = next((cwd for cwd in folders if cwd), None)
     if any(cwd != folder for cwd in folders):
@@ -106,6 +110,34 @@ def put_ways(model: ModelDraft, ways: Sequence[Way], port: int | None) -> list[s
     profiles: list[Plain] = [_profile(way, alone=len(commands) == 1) for way in ways]
     model.put("profiles", profiles)
     return lost
+
+
+def put_vllm(model: ModelDraft, ways: Sequence[Way], env: Mapping[str, str]) -> bool:
+    """Write the ways as a model of the engine `vllm`; False if they are not plainly that."""
+    told = [vllm_model(way.launch.argv, way.launch.cwd) for way in ways]
+    found = [each for each in told if each is not None]
+    same = {(each.source, each.command) for each in found}
+    if len(found) < len(told) or len(same) != 1:
+        return False
+    first = found[0]
+    model.put("engine", "vllm", "its command")
+    model.put("source", literal(first.source))
+    if first.command:
+        model.put("command", list(first.command))
+    alike = all(each.options == first.options for each in found)
+    if alike and first.options:
+        model.put("options", dict(first.options), ways[0].origin)
+    left = {name: value for name, value in env.items() if name not in OWN_VARIABLES}
+    if left:
+        model.put("env", variables(left))
+    profiles: list[Plain] = []
+    for way, each in zip(ways, found, strict=True):
+        profile = _profile(way, alone=True)
+        if not alike:
+            profile["options"] = dict(each.options)
+        profiles.append(profile)
+    model.put("profiles", profiles)
+    return True
 
 
 def _profile(way: Way, *, alone: bool) -> dict[str, Plain]:

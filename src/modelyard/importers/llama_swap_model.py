@@ -19,6 +19,7 @@ from modelyard.importers import llama_swap_macros as macros_of
 from modelyard.importers.launch import VISIBLE, foreign_paths
 from modelyard.importers.surroundings import Work
 from modelyard.importers.values import as_int, as_mapping, as_text, as_texts, is_variable
+from modelyard.importers.vllm_model import OWN_VARIABLES, VllmModel, vllm_model
 
 _VALUES = "a request is handed to the engine as it is; set the engine's own defaults"
 _NO_EQUAL = {
@@ -117,18 +118,34 @@ class SwapModel:
                 draft.put("options", {"port": fixed}, "proxy; the program chooses its port itself")
             elif not placed:
                 draft.aside = "its command names no port; add its port option with {port}"
-        draft.put("engine", "command")
         draft.put("tasks", list(tasks), f"concluded from {because}")
-        draft.put("command", list(words), "cmd")
-        env = self._env()
-        if env:
-            draft.put("env", dict(env), "env")
-        draft.put("cwd", macros_of.as_literal(str(self._work.source.folder)), "where the file lies")
+        env, folder = self._env(), str(self._work.source.folder)
+        vllm = vllm_model(words, folder)
+        if vllm is not None:
+            self._vllm(vllm)
+        else:
+            draft.put("engine", "command")
+            draft.put("command", list(words), "cmd")
+            draft.put("cwd", macros_of.as_literal(folder), "where the file lies")
+        kept = {k: v for k, v in env.items() if vllm is None or k not in OWN_VARIABLES}
+        if kept:
+            draft.put("env", dict(kept), "env")
         draft.put("profiles", [self._profile(words)])
         if foreign_paths(words, self._work.here):
             text = "names files of a Windows drive; correct the paths"
             draft.notes.append(text)
             self._book.converted(self._at("cmd"), "command", text)
+
+    def _vllm(self, found: VllmModel) -> None:
+        draft = self.draft
+        draft.keys.pop("options", None)
+        draft.aside = ""
+        draft.put("engine", "vllm", "cmd")
+        draft.put("source", macros_of.as_literal(found.source), "cmd")
+        if found.command:
+            draft.put("command", list(found.command), "cmd")
+        if found.options:
+            draft.put("options", dict(found.options), "cmd")
 
     def _tasks(self, words: list[str]) -> tuple[list[str], str]:
         told = as_mapping(self._keys.get("capabilities"))

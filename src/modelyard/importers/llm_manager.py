@@ -7,7 +7,8 @@ Laws of this file:
   v0.1 the model itself is its only scheme, in v3 `schemes` is a list.
 - A zero in a scheme's memory means that nothing is counted on that device.
 - MB are the mebibytes of nvidia-smi. `alive_time` is minutes of idleness.
-- Prices and usage are kept aside: reported, and left where they are.
+- One price for all requests becomes `price`; other prices, and usage, are kept aside: reported, and
+  left where they are.
 
 Facts: the sources of github.com/lingyezhixing/LLM-Manager (v0.1 2ea4ebe, v0.2 e816294, v2.0
 a95acf1, v2.x f182e69, v3.1.1).
@@ -30,6 +31,7 @@ from modelyard.importers.values import (
     as_int,
     as_mapping,
     as_name,
+    as_number,
     as_port,
     as_text,
     as_texts,
@@ -48,6 +50,8 @@ TASKS: Mapping[str, str] = {
 }
 CLOUD_TABLES = ("cloud_providers", "cloud_models", "cloud_price_tiers", "cloud_mappings")
 MAX_MIB = 64 * 1024 * 1024
+_BOUNDS = ("min_input", "max_input", "min_output", "max_output")
+_MOST = 10.0**9
 
 
 def looks_like(tree: Plain) -> bool:
@@ -299,10 +303,18 @@ class _Model:
         prices = self._block.get("pricing")
         if prices is None:
             return
-        self._book.kept_aside(
-            self._at("pricing"), "Modelyard keeps no prices yet; they are in the comments"
-        )
-        for line in price_lines(as_mapping(prices)):
+        told = as_mapping(prices)
+        price = price_of(told)
+        if price is not None:
+            self._model.put("price", price, "pricing, per million tokens in yuan")
+            self._book.converted(self._at("pricing"), "price")
+            return
+        if not any(_amounts(told)):
+            self._book.not_needed(self._at("pricing"), "nothing was charged")
+            return
+        why = "a price by the hour, or in several tiers, has no key here; it is in the comments"
+        self._book.kept_aside(self._at("pricing"), why)
+        for line in price_lines(told):
             self._model.notes.append(line)
 
     def _rest(self) -> None:
@@ -330,6 +342,43 @@ def usage_text(usage: Mapping[str, Plain]) -> str:
         f"{counts.get('output_tokens', 0)} output tokens, {counts.get('cached_tokens', 0)} of them "
         "cached; Modelyard cannot take usage in yet, so keep the file"
     )
+
+
+def price_of(prices: Mapping[str, Plain]) -> dict[str, Plain] | None:
+    """Our `price` for one tier without bounds; None for anything else, and where all is free.
+
+    LLM-Manager's prices are yuan for a million tokens, as its pages show them.
+    """
+    tiers = prices.get("tiers")
+    if (as_text(prices.get("pricing_type")) or "tier") != "tier" or not isinstance(tiers, list):
+        return None
+    if len(tiers) != 1 or not any(_amounts(prices)):
+        return None
+    tier = as_mapping(tiers[0])
+    if any((as_number(tier.get(key)) or 0) > 0 for key in _BOUNDS):
+        return None
+    price: dict[str, Plain] = {
+        "input": _amount(tier.get("input_price")),
+        "output": _amount(tier.get("output_price")),
+    }
+    if as_bool(prices.get("support_cache")):
+        price["cached_input"] = _amount(tier.get("cache_read_price"))
+    return {**price, "per": "1M", "currency": "CNY"}
+
+
+def _amounts(prices: Mapping[str, Plain]) -> Iterator[float]:
+    """Every amount above nothing."""
+    tiers = prices.get("tiers")
+    told = [prices.get("hourly_price")]
+    for tier in tiers if isinstance(tiers, list) else []:
+        told += [value for key, value in as_mapping(tier).items() if key.endswith("_price")]
+    yield from (amount for each in told if (amount := as_number(each) or 0.0) > 0)
+
+
+def _amount(value: Plain) -> int | float:
+    amount = as_number(value) or 0.0
+    amount = amount if 0 <= amount <= _MOST else 0.0
+    return int(amount) if amount == int(amount) else amount
 
 
 def price_lines(prices: Mapping[str, Plain]) -> Iterator[str]:

@@ -145,6 +145,7 @@ class RemoteRun:
         upstreams = []
         for target in self.targets:
             upstream = Upstream(self.spec.id, self.run, target.endpoint, _unheard)
+            upstream.is_remote = True
             upstream.own_headers = target.headers
             upstream.quirks = target.quirks
             upstream.speaks = target.speaks

@@ -81,6 +81,8 @@ class Upstream:
         """How this engine wants to be asked, if not as clients ask."""
         self.speaks: frozenset[str] = frozenset()
         """Routes of other dialects than OpenAI's that the engine takes as clients write them."""
+        self.is_remote = False
+        """Whether it is somebody else's, on another machine perhaps."""
         self.tells_usage = True
         """Whether it takes `stream_options`, and ends a stream with its usage then."""
         self.failover: Failover | None = None
@@ -210,6 +212,9 @@ class Connection(asyncio.Protocol):
         self._head_bytes = 0
         self._parts: list[bytes] = []
         self._complete = False
+        self._in_head = False
+        self._unread = 0
+        """Bytes of a head that has no end yet."""
         self._reusable = True
 
     @property
@@ -254,8 +259,15 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
-            self._fail(BadEngineAnswer(self.upstream.model, str(error)))
-            return
+            if not self._complete:
+                self._fail(BadEngineAnswer(self.upstream.model, str(error)))
+                return
+            self._reusable = False  # the answer is whole; what came after it is nobody's
+        if self._in_head:
+            self._unread += len(data)
+            if self._unread > MAX_HEAD_BYTES:
+                self._fail(BadEngineAnswer(self.upstream.model, "its head is too large"))
+                return
         parts = self._parts
         if self.listener is None:  # it has gone on hearing the head
             return  # type: ignore[unreachable]  # the parser's callbacks may abort
@@ -286,6 +298,10 @@ class Connection(asyncio.Protocol):
     # -------------------------------------------------------------------------- parser callbacks
 
     def on_message_begin(self) -> None:
+        if self._complete:
+            raise ValueError("it sent more than was asked for")
+        self._in_head = True
+        self._unread = 0
         self._headers = []
         self._head_bytes = 0
         self._until_close = False
@@ -297,6 +313,7 @@ class Connection(asyncio.Protocol):
         self._headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
+        self._in_head = False
         status = self._parser.get_status_code()
         if status < 200:  # an interim answer; the real one follows
             return
@@ -310,7 +327,9 @@ class Connection(asyncio.Protocol):
                 length = int(value)
             elif name == b"transfer-encoding":
                 chunked = True
-        self._until_close = length is None and not chunked and status not in (204, 304)
+        if status in (204, 304):  # they have no body, whatever is said of it (RFC 9112, 6.3)
+            length, chunked = 0, False
+        self._until_close = length is None and not chunked
         self._reusable = self._parser.should_keep_alive() and not self._until_close
         if self._receiver is not None:
             self._receiver.answer_begins(status, self._headers, None if chunked else length)
@@ -333,7 +352,7 @@ class Connection(asyncio.Protocol):
         complete = self._complete
         if complete:
             self._receiver = self.listener = None
-            if self._reusable and self.is_open:
+            if self._reusable:  # one that is closing is found out before it is used again
                 self.upstream.finished(self)
             else:
                 self.close()

@@ -19,6 +19,7 @@ import os
 import signal
 import stat
 import sys
+import time
 from collections.abc import Callable, Iterator, Sequence
 from os.path import commonprefix
 from pathlib import Path
@@ -40,6 +41,8 @@ from modelyard.servers.processors import usable_processors
 
 Json: TypeAlias = "str | int | float | bool | list[Json] | dict[str, Json] | None"
 
+LAST_WORDS_S = 0.2
+"""llama.cpp prints from a thread of its own, which would be ended with its reason unsaid."""
 _GGUF_MAGIC = b"GGUF"
 
 
@@ -57,6 +60,7 @@ def main(argv: Sequence[str]) -> NoReturn:
     try:
         server = xllamacpp.Server(params)
     except RuntimeError:
+        time.sleep(LAST_WORDS_S)
         leave(EXIT_FAILED, f"llama.cpp could not serve {args.model}; its reason is printed above")
     restore_signals()  # some versions of the wheel install handlers that end its loop alone
     announce(f"{args.alias[0]} is ready at {server.listening_address}")

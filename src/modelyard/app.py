@@ -158,7 +158,8 @@ async def serve(
     `devices` finds the devices in place of this machine's own probes; `read` reads the
     configuration anew, where it comes from a file.
     """
-    logging.getLogger("uvicorn.error").setLevel(logging.WARNING)  # our own log tells its news
+    for library in ("uvicorn.error", "httpx"):  # our own log tells its news
+        logging.getLogger(library).setLevel(logging.WARNING)
     async with listening(config, devices, read) as (yard, serving):
         on_listening(yard)
         await serving

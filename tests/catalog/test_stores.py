@@ -322,3 +322,39 @@ def test_a_projector_counts_in_the_estimate(folder: Folder) -> None:
     assert seeing.estimate_mib is not None
     assert seeing.estimate_mib >= plain + 256
     assert seeing.options["mmproj"] == str(folder.path / "a/mmproj.gguf")
+
+
+# ------------------------------------------------------------------------------ downloads of ours
+
+
+RECEIPT = ".modelyard-pull.json"
+
+
+def test_what_was_pulled_goes_by_its_repository_too(tmp_path: Path, folder: Folder) -> None:
+    place = tmp_path / "unsloth" / "Qwen3-8B-GGUF"
+    (place / "Q8_0").mkdir(parents=True)
+    (place / RECEIPT).write_text('{"hub": "hf", "repo": "unsloth/Qwen3-8B-GGUF"}')
+    folder.write("unsloth/Qwen3-8B-GGUF/Qwen3-8B-Q4_K_M.gguf", CHAT)
+    folder.write("unsloth/Qwen3-8B-GGUF/Q8_0/Qwen3-8B-Q8_0.gguf", CHAT)
+
+    told = names(found(tmp_path))
+
+    assert told["Qwen3-8B-Q4_K_M"] == (
+        "Qwen3-8B",
+        "unsloth/Qwen3-8B-GGUF",
+        "unsloth/Qwen3-8B-GGUF:Q4_K_M",
+    )
+    assert told["Qwen3-8B-Q8_0"] == ("unsloth/Qwen3-8B-GGUF:Q8_0",)
+
+
+@pytest.mark.parametrize(
+    "receipt",
+    ["", "[]", "{", '{"repo": 5}', '{"repo": "../etc"}', '{"repo": "a b/c"}', '{"repo": "a/b/c"}'],
+)
+def test_a_receipt_that_makes_no_sense_gives_no_names(
+    tmp_path: Path, folder: Folder, receipt: str
+) -> None:
+    (tmp_path / RECEIPT).write_text(receipt)
+    folder.write("m-Q4_K_M.gguf", CHAT)
+
+    assert names(found(tmp_path)) == {"m-Q4_K_M": ("m",)}

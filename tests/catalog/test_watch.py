@@ -67,6 +67,20 @@ async def test_files_that_come_change_and_go_are_news(tmp_path: Path) -> None:
         assert await news.after(file.unlink)
 
 
+async def test_what_happens_in_a_hidden_folder_is_no_news(tmp_path: Path) -> None:
+    """Downloads are put together in one; the watched folder itself may lie in another."""
+    models = tmp_path / ".cache" / "models"
+    staging = models / ".modelyard-pulls" / "a"
+    staging.mkdir(parents=True)
+
+    async with watching(models) as news:
+        before = await news.quiet()
+        for number in range(3):
+            (staging / f"part-{number}").write_text("x")
+        assert await news.quiet() == before
+        assert await news.after((models / "whole.gguf").touch)
+
+
 async def test_a_folder_may_come_go_and_come_again(tmp_path: Path) -> None:
     models = tmp_path / "models"
 

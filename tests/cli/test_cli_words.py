@@ -5,8 +5,20 @@ from __future__ import annotations
 import pytest
 
 from modelyard.cli.output import print_table
-from modelyard.cli.words import ago, bar, clean, counted, doing, memory, shares, short_path, span
-from modelyard.core.views import ModelView
+from modelyard.cli.words import (
+    ago,
+    bar,
+    clean,
+    counted,
+    doing,
+    memory,
+    shares,
+    short_path,
+    span,
+    told_auto,
+    told_price,
+)
+from modelyard.core.views import AutoView, ModelView, PriceView
 
 
 @pytest.mark.parametrize(
@@ -71,6 +83,26 @@ def test_progress_is_told_behind_the_state() -> None:
     view = ModelView("m", "starting", ["chat"], "llamacpp", phase="loading weights", percent=41.6)
 
     assert doing(view) == "starting: loading weights 42 %"
+
+
+def test_what_auto_does_is_told_with_what_was_too_much() -> None:
+    planned = AutoView("auto", "as planned", "the planner's choice", 8192, {"ctx_size": 8192})
+    below = AutoView(
+        "auto", "context 4096", "longer inputs are refused", 4096,
+        {"ctx_size": 4096, "enforce_eager": True}, ["as planned: out of \x1b[31mmemory"],
+    )  # fmt: skip
+
+    assert told_auto(planned) == "as planned: ctx_size 8192"
+    assert told_auto(below) == (
+        "context 4096: ctx_size 4096, enforce_eager on; longer inputs are refused\n"
+        "too little memory with as planned: out of memory"
+    )
+
+
+def test_a_price_is_told_with_its_currency_and_its_tokens() -> None:
+    view = PriceView("0.2", "0.6", "0.05", 1000000, "EUR")
+
+    assert told_price(view) == "0.2 in, 0.6 out, 0.05 in again, EUR per 1000000 tokens"
 
 
 def test_memory_is_told_by_device() -> None:

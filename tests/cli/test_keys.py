@@ -14,7 +14,7 @@ import pytest
 from tests.cli.conftest import UNUSED_URL, clean_environment, fake, served
 
 from modelyard.client import Client
-from modelyard.core.keys import KEY_TEXT, digest_of
+from modelyard.core.keys import KEY_TEXT, digest_of, key_text
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Ran, Run
@@ -61,10 +61,13 @@ def owned(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path]
 @pytest.fixture
 def owner(
     owned: tuple[str, Path], alone: Run, monkeypatch: pytest.MonkeyPatch
-) -> tuple[str, Path, Run]:
-    """A server, its file, and the commands for it."""
-    monkeypatch.setenv("MODELYARD_URL", owned[0])
-    return *owned, alone
+) -> Iterator[tuple[str, Path, Run]]:
+    """A server, its file, which is afterwards as it was before, and the commands for it."""
+    url, file = owned
+    monkeypatch.setenv("MODELYARD_URL", url)
+    before = file.read_bytes()
+    yield url, file, alone
+    file.write_bytes(before)
 
 
 def use(key: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -197,6 +200,34 @@ def test_a_server_follows_its_keys_at_once_and_every_command_shows_its_own(
     assert (removed.code, "So is the admin API" in removed.err) == (0, True)
     assert (last.code, "nobody is asked" in last.err, again) == (0, True, 0)
     assert file.read_text().removesuffix("keys:\n") == before
+
+
+def test_keys_and_captures_that_a_person_writes_count_after_a_reload(
+    owner: tuple[str, Path, Run], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url, file, run = owner
+    before = file.read_bytes()
+    text = key_text("ann", bytes(32))
+    entry = f"keys: {{ann: {{digest: {digest_of(text)}, limits: {{requests: 1/day}}}}}}\n"
+    file.write_bytes(before + entry.encode() + b"captures: {last: 1}\n")
+    reloaded = run("config", "reload", "--json").json
+    without = run("run", "quick", "hi").code
+    use(text, monkeypatch)
+    first, second = run("run", "quick", "hi").code, run("run", "quick", "hi")
+    captured = httpx.get(f"{url}/api/captures").json()
+    file.write_bytes(before + entry.replace(digest_of(text), "nonsense").encode())
+    wrong = run("config", "reload")
+    still = run("run", "quick", "hi").code
+    file.write_bytes(before)
+    run("config", "reload")
+    use(None, monkeypatch)
+    after = run("run", "quick", "hi").code
+
+    assert reloaded["needs_restart"] == []
+    assert (without, first, second.code, still, after) == (5, 0, 5, 5, 0)
+    assert "may use 1 requests in 86400 s" in second.err
+    assert [capture["key"] for capture in captured] == ["ann"]
+    assert (wrong.code, "keys.ann.digest: is not a digest" in wrong.err) == (2, True)
 
 
 def test_requests_are_shown_and_cancelled(owner: tuple[str, Path, Run]) -> None:

@@ -12,11 +12,11 @@ from modelyard.core.quota import (
     MOST_TOKENS,
     NS,
     Allowance,
+    Balance,
     Bucket,
     Quota,
     Rate,
     Refusal,
-    Standing,
 )
 
 RATES = st.builds(Rate, st.integers(1, 1_000_000), st.integers(1, 86_400))
@@ -128,9 +128,9 @@ def test_a_refused_request_has_taken_nothing(
     allowance, now = Allowance(Quota(requests, tokens, 3)), 0
     for gap, size, _, _ in script:
         now += gap
-        before = (allowance.running, allowance.standing(now))
+        before = (allowance.running, allowance.balances(now))
         if isinstance(allowance.enter(size, now), Refusal):
-            assert before == (allowance.running, allowance.standing(now))
+            assert before == (allowance.running, allowance.balances(now))
 
 
 @given(RATES, RATES, REQUESTS)
@@ -171,7 +171,7 @@ def test_what_an_estimate_missed_is_a_debt_that_is_waited_for() -> None:
     allowance.leave(held, 40, 2500, 500, 0)
     refused = allowance.enter(0, 0)
 
-    assert allowance.standing(0) == [Standing("tokens", 1000, 0, 30.0)]
+    assert allowance.balances(0) == [Balance("tokens", 1000, 0, 30 * NS)]
     assert isinstance(refused, Refusal)
     assert (refused.limit, refused.wait_s > 20) == ("tokens", True)
 
@@ -187,11 +187,11 @@ def test_tokens_are_held_back_while_a_request_runs_and_given_back_after_it() -> 
     allowance = Allowance(Quota(tokens=Rate(1000, 60)))
     held = allowance.enter(400, 0)
     assert isinstance(held, int)
-    during = allowance.standing(0)[0].left
+    during = allowance.balances(0)[0].left
     allowance.leave(held, 400, 3, 4, 0)
 
     assert (held, during) == (357, 643)
-    assert allowance.standing(0)[0].left == 993
+    assert allowance.balances(0)[0].left == 993
 
 
 def test_estimates_follow_what_requests_really_use() -> None:
@@ -215,8 +215,8 @@ def test_an_engine_that_tells_nonsense_neither_refills_a_bucket_nor_closes_it_fo
     assert isinstance(held, int)
     allowance.leave(held, 10, told, 0, 0)
 
-    assert allowance.standing(0)[0].left <= 1000
-    assert allowance.standing(0)[0].reset_s <= MOST_TOKENS / 1000
+    assert allowance.balances(0)[0].left <= 1000
+    assert allowance.balances(0)[0].reset_ns <= MOST_TOKENS * NS // 1000
 
 
 def test_limits_that_stay_the_same_forget_nothing_when_others_change() -> None:
@@ -224,7 +224,7 @@ def test_limits_that_stay_the_same_forget_nothing_when_others_change() -> None:
     allowance.enter(0, 0)
     allowance.change(Quota(Rate(2, 60), Rate(9000, 60), 7))
 
-    assert [(one.limit, one.amount, one.left) for one in allowance.standing(0)] == [
+    assert [(one.limit, one.amount, one.left) for one in allowance.balances(0)] == [
         ("requests", 2, 1),
         ("tokens", 9000, 9000 - allowance.estimate(0)),
     ]
@@ -235,4 +235,4 @@ def test_a_key_without_limits_is_never_refused() -> None:
     allowance = Allowance(Quota())
 
     assert {allowance.enter(10**9, 0) for _ in range(1000)} == {0}
-    assert allowance.standing(0) == []
+    assert allowance.balances(0) == []

@@ -15,42 +15,15 @@ from modelyard.dialects.base import UnreadableAnswer
 from modelyard.dialects.responses_input import unwrapped, wrapped
 from modelyard.dialects.responses_tools import DROPPED, NOT_HERE
 
-KEYS = st.sampled_from(
-    sorted(
-        [
-            "input",
-            "type",
-            "role",
-            "content",
-            "text",
-            "tools",
-            "name",
-            "parameters",
-            "namespace",
-            "tool_choice",
-            "reasoning",
-            "effort",
-            "call_id",
-            "arguments",
-            "output",
-            "format",
-            "schema",
-            "mode",
-            "include",
-            "metadata",
-            "top_logprobs",
-            "execution",
-            "image_url",
-            "encrypted_content",
-            "instructions",
-            "description",
-            "definition",
-            "n",
-            "store",
-            "x",
-        ]
-    )
-)
+API_KEYS = """
+    input type role content text tools name parameters namespace tool_choice reasoning effort
+    call_id arguments output format schema mode include metadata top_logprobs execution image_url
+    encrypted_content instructions description definition n store x"""
+API_VALUES = """
+    message user assistant developer input_text output_text refusal input_image input_file reasoning
+    function_call function_call_output custom_tool_call tool_search_call tool_search_output client
+    additional_tools function custom namespace tool_search web_search allowed_tools json_schema"""
+KEYS = st.sampled_from(API_KEYS.split())
 WEATHER = {"type": "function", "name": "weather", "parameters": {"type": "object"}, "strict": True}
 
 
@@ -461,20 +434,27 @@ def test_a_body_that_is_nested_deeply_is_passed_on_or_refused(depth: int, place:
     assert b"[" * depth in wanted
 
 
+VALUES = st.sampled_from(API_VALUES.split()) | st.text(max_size=5)
 JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=5),
+    VALUES | st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False),
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=4),
     max_leaves=12,
 )
+TYPED = st.builds(lambda item, kind: {**item, "type": kind}, st.dictionaries(KEYS, JSON), VALUES)
 
 
-@given(st.dictionaries(KEYS, JSON, max_size=6))
-@settings(max_examples=300, deadline=None)
-def test_whatever_is_asked_is_translated_or_refused(fields: dict[str, Any]) -> None:
-    body = json.dumps({"model": "m", "input": "Hi", **fields}).encode()
+@given(
+    st.dictionaries(KEYS, JSON, max_size=4),
+    st.lists(TYPED, max_size=3),
+    st.lists(TYPED, max_size=2),
+)
+@settings(max_examples=50, deadline=None)
+def test_whatever_is_asked_is_translated_or_refused(
+    fields: dict[str, Any], items: list[dict[str, Any]], tools: list[dict[str, Any]]
+) -> None:
+    request = {"model": "m", "input": items or "Hi", "tools": tools, **fields}
     try:
-        wanted = json.loads(responses.translate(body).body)
-    except InvalidRequest as error:
-        assert str(error)
+        body = responses.translate(json.dumps(request).encode()).body
+    except InvalidRequest:
         return
-    assert wanted["messages"]
+    assert json.loads(body)["messages"]

@@ -11,10 +11,10 @@ from hypothesis import strategies as st
 
 from modelyard.core.errors import Forbidden, ModelNotFound, RateLimited, Unauthorized
 from modelyard.core.keys import KEY_TEXT, Key, Scope, digest_of, key_text
-from modelyard.core.quota import Quota, Rate, Standing
+from modelyard.core.quota import NS, Balance, Quota, Rate
 from modelyard.http.access import ANYONE, Access
 from modelyard.http.errors import headers_of, status_of
-from modelyard.http.limits import limit_headers
+from modelyard.http.limits import limit_lines
 from modelyard.http.record import Record
 
 SECRETS = {"ann": bytes(range(32)), "a-b-c": bytes([255] * 32), "root": bytes(range(1, 33))}
@@ -57,7 +57,7 @@ def test_without_keys_anyone_may_do_anything_and_nothing_is_kept_of_them() -> No
 
     assert caller is ANYONE
     assert caller.may_use("any")
-    assert (caller.name, caller.priority, caller.standing(2.0)) == ("", 0, [])
+    assert (caller.name, caller.priority, caller.balances(2.0)) == ("", 0, [])
     assert (caller.requests, caller.tokens, caller.last_used) == (0, 0, None)
     assert refusal(open_to_all, "DELETE", "/api/keys/x") == 200
 
@@ -244,27 +244,25 @@ def test_a_refusal_tells_clients_how_much_there_is_and_when_to_come_again() -> N
         caller.enter(5.0, 0)
     assert status_of(refused.value) == 429
     assert {(b"x-should-retry", b"true"), (b"retry-after", b"30")} < set(headers_of(refused.value))
-    assert dict(limit_headers(caller.standing(5.0))) == {
-        b"x-ratelimit-limit-requests": b"2",
-        b"x-ratelimit-remaining-requests": b"0",
-        b"x-ratelimit-reset-requests": b"1m0s",
-        b"x-ratelimit-limit-tokens": b"100000",
-        b"x-ratelimit-remaining-tokens": b"%d" % (100_000 - 2 * 257),
-        b"x-ratelimit-reset-tokens": b"0ms",
-    }
+    assert limit_lines(caller.balances(5.0)).decode().splitlines() == [
+        "x-ratelimit-limit-requests: 2",
+        "x-ratelimit-remaining-requests: 0",
+        "x-ratelimit-reset-requests: 1m0s",
+        "x-ratelimit-limit-tokens: 100000",
+        f"x-ratelimit-remaining-tokens: {100_000 - 2 * 257}",
+        "x-ratelimit-reset-tokens: 0ms",
+    ]
 
 
 @pytest.mark.parametrize(
     ("seconds", "told"),
-    [(0.0, b"0ms"), (0.1201, b"121ms"), (1.0, b"1s"), (59.2, b"1m0s"), (360, b"6m0s"),
-     (86399.5, b"24h0m0s")],
+    [(0.0, "0ms"), (0.1201, "121ms"), (1.0, "1s"), (59.2, "1m0s"), (360, "6m0s"),
+     (86399.5, "24h0m0s")],
 )  # fmt: skip
-def test_spans_are_told_as_openai_tells_them_and_never_too_short(
-    seconds: float, told: bytes
-) -> None:
-    headers = dict(limit_headers([Standing("tokens", 5, 1, seconds)]))
+def test_spans_are_told_as_openai_tells_them_and_never_too_short(seconds: float, told: str) -> None:
+    lines = limit_lines([Balance("tokens", 5, 1, int(seconds * NS))]).decode()
 
-    assert headers[b"x-ratelimit-reset-tokens"] == told
+    assert lines.endswith(f"\r\nx-ratelimit-reset-tokens: {told}\r\n")
 
 
 def test_the_limit_of_requests_at_once_counts_those_that_have_not_left() -> None:
@@ -288,7 +286,7 @@ def test_a_reload_keeps_what_keys_have_used_and_takes_over_what_has_changed() ->
 
     assert again is caller
     assert (again.priority, again.may_use("m"), again.may_use("other")) == (7, True, False)
-    assert [one.left for one in again.standing(0.0)] == [1]
+    assert [one.left for one in again.balances(0.0)] == [1]
     with pytest.raises(Unauthorized):
         keys.caller(shown("root"), "")
 

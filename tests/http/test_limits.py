@@ -52,11 +52,11 @@ async def test_tokens_are_charged_as_the_engine_counted_them(tmp_path: Path, str
         await _settled(server.yard.gateway.active)
         record = server.yard.gateway.records.newest(1)[0]
         (caller,) = server.yard.gateway.access.callers
-        (standing,) = caller.standing(asyncio.get_running_loop().time())
+        (balance,) = caller.balances(asyncio.get_running_loop().time())
 
     used = record.prompt_tokens + record.completion_tokens
     assert (record.completion_tokens, record.estimated, record.key) == (40, False, "ann")
-    assert 0 <= standing.left - (100_000 - used) <= 2
+    assert 0 <= balance.left - (100_000 - used) <= 2
     assert (caller.tokens, caller.running) == (used, 0)
 
 

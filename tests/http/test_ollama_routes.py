@@ -22,6 +22,7 @@ from modelyard.catalog.discover import scan
 from modelyard.catalog.found import FoundModel
 from modelyard.config import Config, Devices
 from modelyard.config.values import Downloads
+from modelyard.core.shaping import Shape
 from modelyard.core.specs import ModelSpec, Task
 from modelyard.http import ollama_models
 from modelyard.http.routes import INFERENCE
@@ -134,6 +135,21 @@ async def test_a_tag_that_says_nothing_is_no_other_model(http: httpx.AsyncClient
 
     assert json.loads(lines.splitlines()[0])["model"] == "fake:latest"
     assert json.loads(lines.splitlines()[-1])["done"] is True
+
+
+async def test_a_variant_is_a_model_to_ollamas_clients(serve: Serve) -> None:
+    variants = {"fake:short": Shape(max_output_tokens=3)}
+    async with (
+        serve(replace(fake_model("fake"), variants=variants)) as server,
+        ollama.AsyncClient(server.url) as client,
+    ):
+        listed = [model.model for model in (await client.list()).models]
+        shown = await client.show("fake:short")
+        answer = await client.generate("fake:short", "hi", options={"num_predict": 9})
+
+    assert listed == ["fake", "fake:short"]
+    assert shown.capabilities == ["completion"]
+    assert (answer.model, answer.eval_count) == ("fake:short", 3)
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -12,10 +13,11 @@ import pytest
 from tests.conftest import Serve
 from tests.http.remote_peer import Peer, Script, answer, peer, remote
 
+from modelyard.config import Config, Devices
 from modelyard.core.circuit import Thresholds
 from modelyard.core.specs import ModelSpec, RemoteUpstream, Task
 from modelyard.engines.remote import Remote
-from modelyard.testing.server import Running
+from modelyard.testing.server import Running, fake_model, running
 
 CHATS = frozenset({Task.CHAT})
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -204,6 +206,58 @@ async def test_an_overloaded_upstream_gives_way_to_one_of_the_other_dialect(
     assert "hi" in said.text
     assert len(there.bodies) == 1
     assert json.loads(plain.bodies[0])["messages"] == HELLO
+
+
+async def test_a_client_of_anthropics_reaches_it_untouched(serve: Serve) -> None:
+    asked = {
+        "model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}],
+        "thinking": {"type": "adaptive"}, "something_new": [1, 2.50],
+    }  # fmt: skip
+    headers = {"x-api-key": "theirs", "anthropic-version": "2023-06-01", "anthropic-beta": "b-1"}
+    async with (
+        peer(lambda _: WHOLE) as there,
+        serve(claude(there)) as server,
+        httpx.AsyncClient(base_url=server.url) as http,
+    ):
+        said = await http.post("/v1/messages", json=asked, headers=headers)
+        there.script = lambda _: answer(200, b'{"input_tokens": 12}')
+        counted = await http.post("/v1/messages/count_tokens", json=asked)
+
+    assert said.json() == MESSAGE
+    assert counted.json() == {"input_tokens": 12}
+    assert [head.split(b" ")[1] for head in there.heads] == [
+        b"/v1/messages", b"/v1/messages/count_tokens",
+    ]  # fmt: skip
+    assert there.bodies[0] == json.dumps(asked, separators=(",", ":")).encode().replace(
+        b'"model":"m"', b'"model":"claude-x"'
+    )
+    assert there.heads[0].count(b"anthropic-version: ") == 1
+    assert b"anthropic-beta: b-1\r\n" in there.heads[0]
+    assert b"theirs" not in there.heads[0]
+
+
+async def test_two_modelyards_understand_each_other_in_anthropics_dialect(tmp_path: Path) -> None:
+    budget = Devices(budget_mib={"cpu": 100})
+    far = Config(models=(fake_model("claude-x"),), devices=budget)
+    async with running(far, tmp_path / "far") as other:
+        upstream = RemoteUpstream(other.url, dialect="anthropic", model="claude-x")
+        near = Config(models=(remote(upstream, tasks=CHATS),), devices=budget)
+        async with running(near, tmp_path / "near") as server, client_of(server) as client:
+            whole = await client.chat.completions.create(model="m", messages=HELLO, max_tokens=4)
+            stream = await client.chat.completions.create(
+                model="m", messages=HELLO, max_tokens=4, stream=True
+            )
+            parts = [chunk.choices[0].delta.content async for chunk in stream if chunk.choices]
+        async with client_of(other) as client:
+            plain = await client.chat.completions.create(
+                model="claude-x", messages=HELLO, max_tokens=4
+            )
+
+    assert whole.choices[0].message.content == plain.choices[0].message.content
+    assert "".join(filter(None, parts)) == plain.choices[0].message.content
+    assert whole.usage is not None
+    assert plain.usage is not None
+    assert whole.usage.completion_tokens == plain.usage.completion_tokens
 
 
 def test_other_tasks_of_such_an_upstream_are_a_problem() -> None:

@@ -14,7 +14,9 @@ from tests.http.remote_peer import Peer, Script, answer, peer
 from modelyard.config import Config
 from modelyard.config.values import RemoteEndpoint
 from modelyard.core.errors import ConfigError
-from modelyard.core.specs import ModelSpec, RemoteUpstream, Task
+from modelyard.core.specs import Limits, ModelSpec, RemoteUpstream, Task
+from modelyard.engines.remote import Remote
+from modelyard.runtime.remote_lists import FILE, RemoteLists
 from modelyard.testing.server import Running, running
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -188,3 +190,36 @@ async def test_a_key_that_cannot_be_decrypted_is_a_problem_of_the_configuration(
     with pytest.raises(ConfigError, match=r"remotes\.far\.key: there is no .*secret\.key"):
         async with running(Config(remotes=(RemoteEndpoint("far", upstream),)), tmp_path):
             pass
+
+
+async def test_a_new_configuration_asks_other_endpoints(tmp_path: Path) -> None:
+    async with peer(lists("a")) as there, peer(lists("b")) as other:
+        remotes = RemoteLists(Remote(), tmp_path)
+        heard = asyncio.Event()
+        remotes.begin(heard.set)
+        try:
+            for each, name in ((there, "far/a"), (other, "far/b")):
+                heard.clear()
+                await remotes.follow([endpoint(each, refresh_s=None)])
+                async with asyncio.timeout(15):
+                    await heard.wait()
+                models, problems = remotes.specs(Limits(), ())
+                assert ([spec.id for spec in models], problems) == ([name], [])
+            await remotes.follow([])
+            assert remotes.specs(Limits(), ()) == ([], [])
+        finally:
+            await remotes.close()
+
+    assert len(there.probes) == len(other.probes) == 1
+
+
+async def test_a_file_of_lists_that_is_damaged_is_written_anew(tmp_path: Path) -> None:
+    (tmp_path / FILE).write_text('{"a": 3}')
+    async with peer(lists("a")) as there:
+        remotes = (endpoint(there, refresh_s=None),)
+        async with running(Config(remotes=remotes), tmp_path) as server:
+            await known(server, "far/a")
+
+    (kept,) = json.loads((tmp_path / FILE).read_text()).values()
+    assert [offer["name"] for offer in kept] == ["a"]
+    assert "ours" not in (tmp_path / FILE).read_text()

@@ -27,8 +27,8 @@ from modelyard.testing.fake_vllm_options import arguments
 
 CONTEXT = 32768
 HOST_MIB = 64 * 1024
-SIZES = tuple(round(800 * 1.35**step) for step in range(9))
-"""From 0.8 to 8.6 GiB: from cards that hold nothing to cards that hold everything."""
+SIZES = tuple(round(640 * 1.4**step) for step in range(9))
+"""From 0.6 to 9.2 GiB: from cards that hold nothing to cards that hold everything."""
 _WIDE = Shape(16, 2048, 5632, 16, 4, words=32000, context=CONTEXT, head=128)
 KINDS: Mapping[str, tuple[Shape, Mapping[str, object]]] = {
     "MHA": (Shape(16, 2048, 5632, 16, 16, words=32000, context=CONTEXT, head=128), {}),

@@ -27,7 +27,7 @@ def secrets_of(config: Config, reveal: Callable[[str], str]) -> frozenset[str]:
         found += _of_model(spec)
     upstreams: list[RemoteUpstream] = [remote.upstream for remote in config.remotes]
     for spec in config.models:
-        upstreams += spec.remote.upstreams if spec.remote is not None else ()
+        upstreams += spec.remote.upstreams
     for upstream in upstreams:
         try:
             found.append(reveal(upstream.key))
@@ -40,8 +40,9 @@ def _of_model(spec: ModelSpec) -> Iterator[str]:
     yield from _named_so(spec.env)
     yield from _named_so(spec.options)
     yield from _given_so(spec.command)
-    if spec.shape is not None:
-        yield from _named_so(spec.shape.headers)
+    for shape in (spec.shape, *spec.variants.values()):
+        if shape is not None:
+            yield from _named_so(shape.headers)
     for profile in spec.profiles:
         yield from _named_so(profile.options)
         yield from _given_so(profile.command)

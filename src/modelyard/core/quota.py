@@ -15,7 +15,7 @@ Laws of this file:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 NS: Final = 1_000_000_000
 """Nanoseconds in a second."""
@@ -53,15 +53,14 @@ class Quota:
         return not (self.requests is None and self.tokens is None and self.concurrency is None)
 
 
-@dataclass(frozen=True, slots=True)
-class Standing:
+class Balance(NamedTuple):
     """How one limit stands."""
 
     limit: str
     """`requests` or `tokens`."""
     amount: int
     left: int
-    reset_s: float
+    reset_ns: int
     """Time until all of it is there again, if nothing more is used."""
 
 
@@ -121,6 +120,15 @@ class Bucket:
         """How long until the bucket is full."""
         return -(-self._debt(now) // self.rate.amount)
 
+    def balance(self, limit: str, held: int, now: int) -> Balance:
+        """How it stands, if `held` of what is left is promised."""
+        amount = self.rate.amount
+        debt = self._full_at - now * amount
+        if debt <= 0:
+            return Balance(limit, amount, max(0, amount - held), 0)
+        left = (self._room - debt) // self._cost - held
+        return Balance(limit, amount, max(0, left), -(-debt // amount))
+
     def _debt(self, now: int) -> int:
         return max(0, self._full_at - now * self.rate.amount)
 
@@ -154,9 +162,8 @@ class Allowance:
         quota = self.quota
         if quota.concurrency is not None and self.running >= quota.concurrency:
             return Refusal("concurrency", BUSY_WAIT_S)
-        if self._requests is not None:
-            if not self._requests.has(1, now):
-                return Refusal("requests", self._requests.wait_ns(1, now) / NS)
+        if self._requests is not None and not self._requests.has(1, now):
+            return Refusal("requests", self._requests.wait_ns(1, now) / NS)
         held = 0
         if self._tokens is not None:
             held = min(self.estimate(body_bytes), self._tokens.rate.amount)
@@ -187,15 +194,13 @@ class Allowance:
         """Tokens that a request with a body of this size will probably use."""
         return 1 + int(body_bytes * self._per_byte + self._answer)
 
-    def standing(self, now: int) -> list[Standing]:
+    def balances(self, now: int) -> list[Balance]:
         """How the limits stand that count over time."""
         told = []
-        if (bucket := self._requests) is not None:
-            left = max(0, bucket.left(now))
-            told.append(Standing("requests", bucket.rate.amount, left, bucket.reset_ns(now) / NS))
-        if (bucket := self._tokens) is not None:
-            left = max(0, bucket.left(now) - self._held)
-            told.append(Standing("tokens", bucket.rate.amount, left, bucket.reset_ns(now) / NS))
+        if self._requests is not None:
+            told.append(self._requests.balance("requests", 0, now))
+        if self._tokens is not None:
+            told.append(self._tokens.balance("tokens", self._held, now))
         return told
 
 

@@ -100,6 +100,11 @@ def own_status(problem: Problem) -> int:
     return problem.status
 
 
+def _only_as_written(_: str) -> Sequence[str]:
+    """Nobody of the dialect means a model by another name than its own."""
+    return ()
+
+
 @dataclass(frozen=True, slots=True)
 class Dialect:
     """What all routes of one API family share."""
@@ -116,7 +121,7 @@ class Dialect:
     """The status that an error is answered with, where the family has one of its own."""
     error_event: Callable[[Problem], bytes] | None = None
     """An error within a stream that an engine writes in the dialect itself; None for OpenAI's."""
-    spellings: Callable[[str], Sequence[str]] = tuple
+    spellings: Callable[[str], Sequence[str]] = _only_as_written
     """Other names that clients of the dialect may mean a model by, tried in their order where no
     model has the one they wrote."""
 

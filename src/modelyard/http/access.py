@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Final
 from modelyard.core.errors import Forbidden, ModelNotFound, RateLimited, Unauthorized
 from modelyard.core.keys import PREFIX, SECRET_LENGTH, Key, Scope, admin_is_open
 from modelyard.core.names import Meaning, Names
-from modelyard.core.quota import NS, Allowance, Refusal, Standing
+from modelyard.core.quota import NS, Allowance, Balance, Refusal
 from modelyard.http.record import Record
 
 if TYPE_CHECKING:
@@ -133,12 +133,12 @@ class Caller:
         self.tokens += record.prompt_tokens + record.completion_tokens
         self.last_used = record.arrived + record.total_s
 
-    def standing(self, now: float) -> list[Standing]:
+    def balances(self, now: float) -> list[Balance]:
         """How the limits stand that count over time; nothing where there are none."""
         allowance = self._allowance
         if allowance is None or not allowance.quota:
             return []
-        return allowance.standing(int(now * NS))
+        return allowance.balances(int(now * NS))
 
     def comes_from(self, host: str) -> bool:
         """Whether the key may be used from this address."""

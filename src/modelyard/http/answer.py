@@ -46,7 +46,6 @@ class Answer:
 
     __slots__ = (
         "_chunked",
-        "_common",
         "_head",
         "_may_chunk",
         "_write",
@@ -61,14 +60,11 @@ class Answer:
     def __init__(
         self,
         write: Callable[[bytes], None],
-        common: Callable[[], bytes],
         *,
         keep_alive: bool,
         may_chunk: bool,
     ) -> None:
-        """`common` gives the header lines that every answer of the server has."""
         self._write = write
-        self._common = common
         self._may_chunk = may_chunk
         self._chunked = False
         self._head = b""
@@ -81,10 +77,13 @@ class Answer:
         self.status = 0
         self.bytes_out = 0
 
-    def begin(self, status: int, headers: Headers, length: int | None) -> None:
-        """Have this head written with the first part, unless one has been written already."""
+    def begin(self, status: int, common: bytes, headers: Headers, length: int | None) -> None:
+        """Have this head written with the first part, unless one has been written already.
+
+        `common` are the header lines that every answer of the server has.
+        """
         if not self.is_begun:
-            self._head = self._head_of(status, headers, length)
+            self._head = self._head_of(status, common, headers, length)
 
     def part(self, body: bytes, complete: bool) -> None:
         """The next part of the body; `complete` says that it is the last."""
@@ -103,11 +102,11 @@ class Answer:
         if body:
             self._write(body)
 
-    def whole(self, status: int, headers: Headers, body: bytes) -> None:
+    def whole(self, status: int, common: bytes, headers: Headers, body: bytes) -> None:
         """An answer at once."""
         self.is_begun = True
         self.bytes_out += len(body)
-        self._write(self._head_of(status, headers, len(body)) + body)
+        self._write(self._head_of(status, common, headers, len(body)) + body)
 
     def last_event(self, event: bytes) -> None:
         """End a stream that has begun with one more event, apart from what was cut before it."""
@@ -115,9 +114,9 @@ class Answer:
             event = b"\n\n" + event
         self.part(event, True)
 
-    def beat(self, heartbeat: bytes, headers: Headers) -> None:
+    def beat(self, heartbeat: bytes, common: bytes, headers: Headers) -> None:
         """Keep a waiting client's stream alive; the first beat sends the head."""
-        head = b"" if self.is_begun else self._head_of(200, headers, None)
+        head = b"" if self.is_begun else self._head_of(200, common, headers, None)
         if heartbeat and self._chunked:
             heartbeat = b"%x\r\n%b\r\n" % (len(heartbeat), heartbeat)
         self.is_begun = True
@@ -132,7 +131,7 @@ class Answer:
             self.status = 0
         self.last_part = b""
 
-    def _head_of(self, status: int, headers: Headers, length: int | None) -> bytes:
+    def _head_of(self, status: int, common: bytes, headers: Headers, length: int | None) -> bytes:
         self.status = status
         if length is not None:
             framing = b"content-length: %d\r\n" % length
@@ -142,7 +141,7 @@ class Answer:
         else:
             self.keep_alive = False
             framing = b""
-        out = [STATUS_LINE[status], self._common()]
+        out = [STATUS_LINE[status], common]
         for name, value in headers:
             out += (name, b": ", value, b"\r\n")
         out += (framing, b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")

@@ -81,6 +81,9 @@ class Asking:
 
     def aim(self, name: str, names: Names, caller: Caller) -> ModelSpec:
         """Have the request go to the model of this name. Raises ModelNotFound and WrongTask."""
+        if not names.knows(name):
+            spellings = self.route.dialect.spellings(name)
+            name = next((each for each in spellings if names.knows(each)), name)
         meaning = resolved(names, name, caller)
         spec, task = meaning.spec, self.route.task
         if task is not None and task not in spec.tasks and self.load is None:

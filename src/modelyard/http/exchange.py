@@ -37,7 +37,7 @@ from modelyard.http.asking import Asking
 from modelyard.http.attempt import Attempt
 from modelyard.http.captures import Capture
 from modelyard.http.errors import JSON_TYPE, headers_of, problem_of, status_of
-from modelyard.http.limits import limit_headers
+from modelyard.http.limits import limit_lines
 from modelyard.http.record import Record
 from modelyard.http.request_head import RequestHead
 from modelyard.http.usage import StreamTap, WholeTap, note_whole
@@ -119,9 +119,7 @@ class Exchange:
         if gateway.captures.are_on:
             self._capture = gateway.captures.open(self.record, head.headers, write)
             write = self._capture.write
-        self._answer = Answer(
-            write, self._common_lines, keep_alive=head.keep_alive, may_chunk=head.may_chunk
-        )
+        self._answer = Answer(write, keep_alive=head.keep_alive, may_chunk=head.may_chunk)
         gateway.active.add(self)
 
     @property
@@ -207,7 +205,9 @@ class Exchange:
             return
         if self._is_stream and self._phase is not Phase.ANSWERING and now >= self._next_beat:
             self._next_beat = now + settings.heartbeat_every_s
-            self._answer.beat(self._route.dialect.heartbeat, self._stream_headers())
+            self._answer.beat(
+                self._route.dialect.heartbeat, self._common_lines(), self._stream_headers()
+            )
         if self._is_late(now):
             return
         if self._phase is not Phase.WAITING and self._spec is not None:
@@ -407,7 +407,7 @@ class Exchange:
                 self._kept = status, headers
                 self._parts = []
                 return
-        self._answer.begin(status, headers, length)
+        self._answer.begin(status, self._common_lines(), headers, length)
 
     def answer_continues(self, body: bytes, complete: bool) -> None:
         """The next part of a proper answer."""
@@ -511,7 +511,7 @@ class Exchange:
     def _whole_answer(self, status: int, headers: Headers, body: bytes, *, served: bool) -> None:
         if self.more_body:  # what is left of the request is not read
             self._answer.keep_alive = False
-        self._answer.whole(status, headers, body)
+        self._answer.whole(status, self._common_lines(), headers, body)
         self._end(served=served)
 
     def _break_off(self, problem: Problem, *, served: bool) -> None:
@@ -537,18 +537,20 @@ class Exchange:
         )
         if self._caller is ANYONE and self._head.origin is None:
             return lines
-        more = limit_headers(self._caller.standing(self._gateway.now()))
+        lines += limit_lines(self._caller.balances(self._gateway.now()))
         if self._head.origin is not None:
-            more = [*more, *self._gateway.door.cors.headers(self._head.origin)]
-        return b"".join((lines, *(b"%b: %b\r\n" % header for header in more)))
+            granted = self._gateway.door.cors.headers(self._head.origin)
+            lines += b"".join(b"%b: %b\r\n" % header for header in granted)
+        return lines
 
     def _end(self, *, served: bool) -> None:
         """The exchange is over: give everything back, let the connection's next request begin."""
         before, self._phase = self._phase, Phase.DONE
         if self._ticket and self._spec is not None:
             self._gateway.yard.leave(self._spec.id, self._ticket)
-        if self._attempt is not None:
-            self._attempt.close(served=served)
+        attempt, self._attempt = self._attempt, None  # which knows this exchange: no circle stays
+        if attempt is not None:
+            attempt.close(served=served)
         self._account(before)
         if self._spec is not None and self._asking.lets_go:
             self._gateway.yard.let_go(self._spec.id)

@@ -7,34 +7,36 @@ whole seconds).
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable
+from typing import Final
 
-from modelyard.core.quota import Standing
+from modelyard.core.quota import NS, Balance
 
-HEADER_NAMES = tuple(
-    f"x-ratelimit-{what}-{limit}"
-    for what in ("limit", "remaining", "reset")
-    for limit in ("requests", "tokens")
-)
-
-
-def limit_headers(standing: Iterable[Standing]) -> list[tuple[bytes, bytes]]:
-    """Three headers for each limit."""
-    headers = []
-    for one in standing:
-        name = one.limit.encode()
-        headers.append((b"x-ratelimit-limit-" + name, b"%d" % one.amount))
-        headers.append((b"x-ratelimit-remaining-" + name, b"%d" % one.left))
-        headers.append((b"x-ratelimit-reset-" + name, _span(one.reset_s)))
-    return headers
+_LIMITS: Final = ("requests", "tokens")
+_WHAT: Final = ("limit", "remaining", "reset")
+HEADER_NAMES: Final = tuple(f"x-ratelimit-{what}-{limit}" for what in _WHAT for limit in _LIMITS)
+_LINES: Final = {
+    limit: b"".join(
+        b"x-ratelimit-%b-%b: %b\r\n" % (what.encode(), limit.encode(), form)
+        for what, form in zip(_WHAT, (b"%d", b"%d", b"%b"), strict=True)
+    )
+    for limit in _LIMITS
+}
+_MS_NS: Final = 1_000_000
 
 
-def _span(seconds: float) -> bytes:
+def limit_lines(balances: Iterable[Balance]) -> bytes:
+    """Three header lines for each limit."""
+    return b"".join(
+        [_LINES[limit] % (amount, left, _span(reset)) for limit, amount, left, reset in balances]
+    )
+
+
+def _span(nanoseconds: int) -> bytes:
     """`120ms`, `1s`, `6m0s`, `1h0m0s`: rounded up, so that nobody comes back too early."""
-    if seconds < 1:
-        return b"%dms" % math.ceil(seconds * 1000)
-    minutes, rest = divmod(math.ceil(seconds), 60)
+    if nanoseconds < NS:
+        return b"%dms" % -(-nanoseconds // _MS_NS)
+    minutes, rest = divmod(-(-nanoseconds // NS), 60)
     if not minutes:
         return b"%ds" % rest
     hours, minutes = divmod(minutes, 60)

@@ -18,8 +18,8 @@ KEPT = 10_000
 """Finished records that are kept for whoever drains them."""
 
 
-class Record(msgspec.Struct):
-    """One inference request."""
+class Record(msgspec.Struct, gc=False):
+    """One inference request. It holds plain values only, so the garbage collector need not look."""
 
     id: str
     arrived: float

@@ -90,16 +90,16 @@ class StreamTap:
 
     def feed(self, data: bytes) -> bytes:
         """The next part of the stream; returns what is sent on."""
-        plain = b'"usage"' not in data and b'"timings"' not in data
-        if plain and not self._rest and data.endswith(b"\n\n"):  # nearly always
+        if b'"usage"' not in data and not self._rest and data.endswith(b"\n\n"):  # nearly always
             self._record.parts += data.count(b"\n\n")
             return data
         whole = self._rest + data if self._rest else data
         cut = _end_of_events(whole)
         events, rest = whole[:cut], whole[cut:]
         self._record.parts += events.count(b"\ndata:") + events.startswith(b"data:")
-        shown = self._look_into(events) if b'"usage"' in events else events
-        if b'"timings"' in events:
+        shown = events
+        if b'"usage"' in events:  # llama.cpp's timings stand beside it
+            shown = self._look_into(events)
             note_timings(self._record, events)
         if not self._hides:
             self._rest = rest if len(rest) <= MAX_HELD else b""

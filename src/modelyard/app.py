@@ -103,6 +103,17 @@ def _reveal(config: Config) -> Callable[[str], str]:
     return Seal(config.server.state_dir).reveal
 
 
+def uses_cards(config: Config, here: VllmHere, spec: ModelSpec) -> bool:
+    """Whether the engine of a model is built for cards, as far as that is known: the built-in
+    llama.cpp is not, but for Apple's."""
+    if spec.engine == "vllm":
+        return not here.build_of(spec.command).is_cpu
+    if spec.engine != "llamacpp" or sys.platform == "darwin":
+        return True
+    wanted = config.engines.llama_server or shutil.which("llama-server")
+    return wanted not in (None, "builtin")
+
+
 def engine_versions(config: Config, here: VllmHere) -> dict[str, str]:
     """What tells one build of an engine from another, for those that we start ourselves."""
     binary = config.engines.llama_server or shutil.which("llama-server")
@@ -234,6 +245,7 @@ async def build(
         here.devices,
         lambda model: machine_here(loop, but=model),
         lambda: facts.found(),
+        lambda spec: uses_cards(config, here, spec),
         lambda specs: loop.models_changed(here.completed(specs)),
         tasks,
     )

@@ -244,6 +244,11 @@ async def test_errors_arrive_as_the_clients_own_exceptions(
     with pytest.raises(anthropic.BadRequestError, match="web_search_20250305"):
         await client.messages.create(**asked("hi", tools=[tool]))
 
+    with pytest.raises(anthropic.NotFoundError, match="near-claude") as unlisted:
+        await client.models.retrieve("near-claude")
+
+    listing: Any = unlisted.value.body
+    assert listing["error"]["type"] == "not_found_error"
     body: Any = unknown.value.body
     assert (body["type"], body["error"]["type"]) == ("error", "not_found_error")
     assert unknown.value.request_id == body["request_id"]

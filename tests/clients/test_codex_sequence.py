@@ -14,11 +14,12 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.conftest import Serve
+import pytest_asyncio
 
-from modelyard.testing.server import DEMO_MODELS, fake_model
+from modelyard.config import Config
+from modelyard.testing.server import DEMO_MODELS, fake_model, running
 
-pytestmark = pytest.mark.usefixtures("nothing_left")
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # one server for all
 
 THREAD = "01a1fca5-d881-7843-a5fc-4700d6eb904b"
 HEADERS = {
@@ -108,11 +109,12 @@ def turn(items: list[dict[str, Any]], **changes: Any) -> dict[str, Any]:
     }
 
 
-@pytest.fixture
-async def http(serve: Serve) -> AsyncIterator[httpx.AsyncClient]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def http(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
     skilled = fake_model("skilled", "--skilled")
     cut = fake_model("cut", "--cut-after", "2")
-    async with serve(skilled, cut, dirs=(DEMO_MODELS,)) as server:
+    config = Config(models=(skilled, cut), models_dirs=(DEMO_MODELS,))
+    async with running(config, tmp_path_factory.mktemp("state")) as server:
         base = f"{server.url}/v1"
         async with httpx.AsyncClient(base_url=base, headers=HEADERS, timeout=30) as http:
             yield http

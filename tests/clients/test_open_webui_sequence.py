@@ -13,11 +13,12 @@ from typing import Any
 
 import httpx
 import pytest
-from tests.conftest import Serve
+import pytest_asyncio
 
-from modelyard.testing.server import DEMO_MODELS, Running, fake_model
+from modelyard.config import Config
+from modelyard.testing.server import DEMO_MODELS, Running, fake_model, running
 
-pytestmark = pytest.mark.usefixtures("nothing_left")
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # one server for all
 
 HEADERS = {
     "Authorization": "Bearer any",
@@ -30,13 +31,14 @@ HEADERS = {
 }
 
 
-@pytest.fixture
-async def server(serve: Serve) -> AsyncIterator[Running]:
-    async with serve(fake_model("skilled", "--skilled"), dirs=(DEMO_MODELS,)) as server:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    config = Config(models=(fake_model("skilled", "--skilled"),), models_dirs=(DEMO_MODELS,))
+    async with running(config, tmp_path_factory.mktemp("state")) as server:
         yield server
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def http(server: Running) -> AsyncIterator[httpx.AsyncClient]:
     async with httpx.AsyncClient(base_url=server.url, headers=HEADERS, timeout=30) as http:
         yield http
@@ -65,11 +67,12 @@ def words(of: list[dict[str, Any]], name: str = "content") -> str:
 async def test_models_are_listed_and_none_is_started(
     http: httpx.AsyncClient, server: Running
 ) -> None:
+    before = dict(server.yard.loop.runs)
     listed = (await http.get("/v1/models")).json()
 
     assert listed["object"] == "list"
     assert {"yard-chat", "yard-embed", "skilled"} <= {each["id"] for each in listed["data"]}
-    assert server.yard.loop.runs == {}
+    assert server.yard.loop.runs == before
 
 
 async def test_a_chat_streams_and_tells_its_usage(http: httpx.AsyncClient) -> None:
@@ -174,15 +177,15 @@ async def test_an_error_is_an_object_with_a_message(http: httpx.AsyncClient) -> 
 async def test_it_can_be_connected_as_ollama(http: httpx.AsyncClient) -> None:
     version = (await http.get("/api/version")).json()["version"]
     tags = (await http.get("/api/tags")).json()["models"]
-    loaded = (await http.get("/api/ps")).json()["models"]
     chat = {"model": "skilled", "messages": user("Hi"), "stream": True, "options": {"seed": 1}}
     lines = (await http.post("/api/chat", json=chat)).text.splitlines()
     embed = {"model": "yard-embed", "input": ["one"], "truncate": True}
     vectors = (await http.post("/api/embed", json=embed)).json()["embeddings"]
+    loaded = (await http.get("/api/ps")).json()["models"]
 
     assert version.count(".") == 2
     assert {"yard-chat", "skilled"} <= {each["model"].partition(":")[0] for each in tags}
-    assert loaded == []
+    assert {"yard-embed", "skilled"} <= {each["model"].partition(":")[0] for each in loaded}
     parts = [json.loads(line) for line in lines]
     assert "".join(part["message"]["content"] for part in parts) == "skilled: Hi"
     assert parts[-1]["done"] is True

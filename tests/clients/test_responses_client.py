@@ -13,13 +13,14 @@ from typing import Any
 
 import openai
 import pytest
+import pytest_asyncio
 from openai.types.responses import FunctionToolParam, Response
 from pydantic import BaseModel
-from tests.conftest import Serve
 
-from modelyard.testing.server import DEMO_MODELS, Running, fake_model
+from modelyard.config import Config
+from modelyard.testing.server import DEMO_MODELS, Running, fake_model, running
 
-pytestmark = pytest.mark.usefixtures("nothing_left")
+pytestmark = pytest.mark.asyncio(loop_scope="module")  # one server for all
 
 WEATHER: FunctionToolParam = {
     "type": "function",
@@ -42,15 +43,15 @@ class Recipe(BaseModel):
     steps: list[Step]
 
 
-@pytest.fixture
-async def server(serve: Serve) -> AsyncIterator[Running]:
-    skilled = fake_model("skilled", "--skilled")
-    cut = fake_model("cut", "--cut-after", "3")
-    async with serve(skilled, cut, dirs=(DEMO_MODELS,)) as server:
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Running]:
+    models = fake_model("skilled", "--skilled"), fake_model("cut", "--cut-after", "3")
+    config = Config(models=models, models_dirs=(DEMO_MODELS,))
+    async with running(config, tmp_path_factory.mktemp("state")) as server:
         yield server
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def client(server: Running) -> AsyncIterator[openai.AsyncOpenAI]:
     options = {"base_url": f"{server.url}/v1", "api_key": "any", "max_retries": 0, "timeout": 30}
     async with openai.AsyncOpenAI(**options) as client:  # type: ignore[arg-type]  # as documented

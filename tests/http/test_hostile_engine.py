@@ -121,9 +121,9 @@ def lies() -> Iterator[Lie]:
     yield Lie("json for a stream", [WHOLE], "stay", 200, b"{}", stream=True)
 
 
-def hostile() -> ModelSpec:
+def hostile(name: str = "m") -> ModelSpec:
     return ModelSpec(
-        "m",
+        name,
         "command",
         frozenset({Task.CHAT}),
         command=(sys.executable, str(ENGINE), "--port", "{port}"),

@@ -15,6 +15,8 @@ import ollama
 import pytest
 from tests.conftest import Serve
 from tests.downloads.fake_hub import Repository, running_hub
+from tests.http.keyed import client as keyed_client
+from tests.http.keyed import key, serve_keyed
 
 from modelyard.catalog.checkpoint import Checkpoint
 from modelyard.catalog.classify import Input
@@ -150,6 +152,34 @@ async def test_a_variant_is_a_model_to_ollamas_clients(serve: Serve) -> None:
     assert listed == ["fake", "fake:short"]
     assert shown.capabilities == ["completion"]
     assert (answer.model, answer.eval_count) == ("fake:short", 3)
+
+
+async def test_a_key_sees_and_asks_its_own_models_alone(tmp_path: Path) -> None:
+    models = (fake_model("shared"), fake_model("hidden"))
+    keys = (key("ann", models=("sha*",)),)
+    question = {"prompt": "hi", "stream": False}
+    async with (
+        serve_keyed(tmp_path, *models, keys=keys) as server,
+        keyed_client(server, "ann") as ann,
+        keyed_client(server) as nobody,
+    ):
+        listed = [model["name"] for model in (await ann.get("/api/tags")).json()["models"]]
+        answered = await ann.post("/api/generate", json={"model": "shared:latest", **question})
+        running_ones = [model["name"] for model in (await ann.get("/api/ps")).json()["models"]]
+        refused = [
+            (await ann.post(path, json={"model": name, **question})).json()["error"]
+            for path in ("/api/show", "/api/generate")
+            for name in ("hidden:latest", "nowhere:latest")
+        ]
+        unknown = [await nobody.get("/api/tags"), await nobody.post("/api/chat", json={})]
+        open_to_all = await nobody.get("/api/version")
+
+    assert listed == running_ones == ["shared"]
+    assert answered.status_code == 200
+    assert len({error.replace("hidden", "nowhere") for error in refused}) == 1
+    assert [answer.status_code for answer in unknown] == [401, 401]
+    assert all(isinstance(answer.json()["error"], str) for answer in unknown)
+    assert open_to_all.status_code == 200
 
 
 @pytest.fixture

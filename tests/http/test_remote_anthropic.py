@@ -208,15 +208,16 @@ async def test_an_overloaded_upstream_gives_way_to_one_of_the_other_dialect(
     assert json.loads(plain.bodies[0])["messages"] == HELLO
 
 
-async def test_a_client_of_anthropics_reaches_it_untouched(serve: Serve) -> None:
+@pytest.mark.parametrize("name", ["m", "claude-opus"])
+async def test_a_client_of_anthropics_reaches_it_untouched(serve: Serve, name: str) -> None:
     asked = {
-        "model": "m", "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}],
+        "model": name, "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}],
         "thinking": {"type": "adaptive"}, "something_new": [1, 2.50],
     }  # fmt: skip
     headers = {"x-api-key": "theirs", "anthropic-version": "2023-06-01", "anthropic-beta": "b-1"}
     async with (
         peer(lambda _: WHOLE) as there,
-        serve(claude(there)) as server,
+        serve(claude(there, aliases=("claude-opus",))) as server,
         httpx.AsyncClient(base_url=server.url) as http,
     ):
         said = await http.post("/v1/messages", json=asked, headers=headers)
@@ -229,7 +230,7 @@ async def test_a_client_of_anthropics_reaches_it_untouched(serve: Serve) -> None
         b"/v1/messages", b"/v1/messages/count_tokens",
     ]  # fmt: skip
     assert there.bodies[0] == json.dumps(asked, separators=(",", ":")).encode().replace(
-        b'"model":"m"', b'"model":"claude-x"'
+        f'"model":"{name}"'.encode(), b'"model":"claude-x"'
     )
     assert there.heads[0].count(b"anthropic-version: ") == 1
     assert b"anthropic-beta: b-1\r\n" in there.heads[0]

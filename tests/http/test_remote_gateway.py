@@ -424,3 +424,21 @@ async def test_nobody_looks_at_the_upstreams_of_a_model_that_was_stopped(serve: 
     assert said.status_code == 503
     assert state == "stopped"
     assert len(there.probes) == before
+
+
+async def test_a_recording_goes_out_under_the_upstreams_name(serve: Serve) -> None:
+    sound = bytes(range(256)) * 30
+    async with peer(lambda _: answer(200, b'{"text":"hi"}')) as there:
+        upstream = RemoteUpstream(there.url(path="/api"), key="ours", model="whisper-big")
+        async with (
+            serve(remote(upstream)) as server,
+            httpx.AsyncClient(base_url=server.url) as http,
+        ):
+            files = {"file": ("a.wav", sound, "audio/wav")}
+            said = await http.post("/v1/audio/translations", data={"model": "m"}, files=files)
+
+    assert said.json() == {"text": "hi"}
+    assert there.heads[0].startswith(b"POST /api/audio/translations HTTP/1.1\r\n")
+    assert b"content-type: multipart/form-data; boundary=" in there.heads[0]
+    assert sound in there.bodies[0]
+    assert b'name="model"\r\n\r\nwhisper-big\r\n--' in there.bodies[0]

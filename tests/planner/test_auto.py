@@ -120,6 +120,17 @@ def test_a_share_that_was_too_little_is_kept_and_a_full_card_is_given_less(
     assert served(ways, given).memory_mib[CARD] < ways[0].profile.memory_mib[CARD]
 
 
+def test_a_share_is_kept_also_when_weights_move_to_the_host(checkpoint: Path) -> None:
+    ways = recipes(found_at(checkpoint), spec("vllm"), OPEN, machine(24564))
+    step = next(at for at, way in enumerate(ways) if "in host memory" in way.name)
+
+    profile = served(ways, Standing(step, 0))
+
+    assert profile.devices == (CARD, "cpu")
+    assert profile.memory_mib[CARD] == ways[0].profile.memory_mib[CARD]
+    assert profile.memory_mib["cpu"] == ways[step].profile.memory_mib["cpu"]
+
+
 def test_contexts_that_the_engine_says_are_too_long_are_not_tried(checkpoint: Path) -> None:
     ways = recipes(found_at(checkpoint), spec("vllm"), OPEN, machine(24564))
 

@@ -21,6 +21,7 @@ from modelyard.cli import (
     about,
     assign,
     configure,
+    connect,
     demo,
     exits,
     import_,
@@ -60,6 +61,7 @@ app.command()(sleeping.sleep)
 app.command()(sleeping.wake)
 app.command()(assign.assign)
 app.command()(mode.mode)
+app.command()(connect.connect)
 app.command()(models.logs)
 app.command()(plan.plan)
 app.command()(simulate.simulate)

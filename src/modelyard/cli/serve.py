@@ -80,7 +80,7 @@ def serve(
         bool,
         typer.Option(
             "--insecure",
-            help="Allow a host that other machines can reach, although nobody has to log in.",
+            help="Allow a host that other machines can reach, although no key protects it.",
         ),
     ] = False,
     as_json: Json = False,

@@ -28,6 +28,8 @@ from modelyard.core import admission, leaving
 from modelyard.core.errors import InvalidRequest, ModelyardError
 from modelyard.core.events import RestartWanted, SleepWanted, StartWanted, StopWanted
 from modelyard.core.views import DeviceView, Event, Info, LineView, LogView, ModelView, WaitingView
+from modelyard.dialects.anthropic import ANTHROPIC
+from modelyard.dialects.base import Dialect
 from modelyard.dialects.ollama import DIALECT as OLLAMA
 from modelyard.dialects.openai import OPENAI
 from modelyard.http import (
@@ -364,11 +366,11 @@ class _AtTheDoor:
         return self._access.visitor(scope["method"], scope["path"], credential, host)
 
 
-def _answer(error: ModelyardError, path: str) -> Response:
-    """The error in the dialect of those who ask at this path."""
+def _answer(error: ModelyardError, path: str, usual: Dialect = OPENAI) -> Response:
+    """The error in the dialect of those who ask at this path, `usual` where several do."""
     headers = {name.decode(): value.decode() for name, value in headers_of(error)}
     route = INFERENCE.get(path.encode())
-    dialect = route.dialect if route is not None else OPENAI
+    dialect = route.dialect if route is not None else usual
     if path in ollama.PATHS:
         dialect = OLLAMA
     return Response(dialect.error(problem_of(error)), status_of(error), headers)
@@ -376,7 +378,9 @@ def _answer(error: ModelyardError, path: str) -> Response:
 
 async def _modelyard_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ModelyardError)
-    return _answer(error, request.url.path)
+    path = request.url.path
+    is_anthropic = path.startswith("/v1/") and listing.speaks_anthropic(request)
+    return _answer(error, path, ANTHROPIC if is_anthropic else OPENAI)
 
 
 async def _http_error(request: Request, error: Exception) -> Response:

@@ -101,7 +101,7 @@ class Asking:
         path, first, body = route.engine_path, route.engine_request, self.body
         if self._served_as is not None or (shape is not None and shape.changes_body):
             body = self._changed(body)
-        if route.native_path is not None and self.may_pass and route.native_path in upstream.speaks:
+        if route.native_path is not None and self._may_pass(upstream):
             path, body, self.reply = route.native_path, self._body, None
             first = request_line(path)
         elif self.wants_stream and upstream.tells_usage:
@@ -124,11 +124,12 @@ class Asking:
         ]
         return b"".join(request)
 
-    @property
-    def may_pass(self) -> bool:
-        """Whether an engine that speaks the client's dialect may get the request untranslated."""
-        shape = self.shape
-        return self._served_as is None and (shape is None or not shape.changes_body)
+    def _may_pass(self, upstream: Upstream) -> bool:
+        """Whether the upstream takes the request in the client's own words, but for the name."""
+        quirks, shape = upstream.quirks, self.shape
+        is_named = self._served_as is None or (quirks is not None and bool(quirks.served_name))
+        changes = shape is not None and shape.changes_body
+        return self.route.native_path in upstream.speaks and is_named and not changes
 
     def _changed(self, body: bytes | bytearray) -> bytes:
         """The request as the model's shape has it, under a name that its engine knows."""

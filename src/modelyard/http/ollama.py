@@ -24,7 +24,7 @@ from fastapi.routing import APIRoute
 from modelyard import __version__
 from modelyard.catalog.found import FoundModel
 from modelyard.config.pulling import PullWanted
-from modelyard.core.errors import InvalidRequest, ModelyardError
+from modelyard.core.errors import InvalidRequest, ModelNotFound, ModelyardError
 from modelyard.core.lifecycle import State
 from modelyard.core.specs import ModelSpec
 from modelyard.dialects import ollama_listing
@@ -115,7 +115,12 @@ def _listings(router: APIRouter, yard: Loop, found: Found, started_at: float) ->
     async def show(request: Request) -> Response:
         """One model in full."""
         name, known = _named(read_fields(await request.body())), files()
-        spec, model = listed(listing.one(spelt(yard, name), caller_of(request)), known)
+        caller = caller_of(request)
+        try:
+            shown = listing.one(spelt(yard, name), caller)
+        except ModelNotFound as error:  # of the name that was written: no other is admitted to
+            raise caller.unknown(name, error) from None
+        spec, model = listed(shown, known)
         return _json(ollama_models.show(spec, known.get(spec.source), model))
 
 

@@ -25,8 +25,8 @@ _MEMORY = "memory decides here who runs together; declare `memory` where it is k
 _LOG = "the log goes to stderr; `modelyard serve --log-level` says how much"
 _PASS = "answers are passed on as engines give them"
 _NO_EQUAL = {
-    "apiKeys": "Modelyard asks for no key yet; the keys were not copied. Keep the loopback "
-    "address, or put a proxy that asks before it",
+    "apiKeys": "keys that were chosen elsewhere are not taken over; make new ones with "
+    "`modelyard keys add NAME`",
     "peers": "other machines' endpoints are not served yet; clients ask them directly",
     "profiles": "names cannot be rewritten while the server runs; use aliases",
     "store": "a history of requests is not kept yet",

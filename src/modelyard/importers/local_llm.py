@@ -38,10 +38,10 @@ _NO_EQUAL = {
     "LLM_GPU_MEMORY_OFFLOAD_THRESHOLD_GB": "there is no rule by size: models are placed by the "
     "memory that they need",
     "LLM_LOG_LEVEL": "not a setting: start with `modelyard serve --log-level debug`",
-    "LLM_CORS_ORIGINS": "foreign web pages are turned away; list host names in "
-    "server.allowed_hosts",
-    "LLM_API_KEY": "Modelyard asks for no key yet; the key was not copied. Keep the loopback "
-    "address, or put a proxy that asks before it",
+    "LLM_CORS_ORIGINS": "foreign web pages are turned away; name those that may in "
+    "server.cors_origins",
+    "LLM_API_KEY": "a key that was chosen elsewhere is not taken over; make a new one with "
+    "`modelyard keys add NAME`",
 }
 
 

@@ -74,7 +74,7 @@ def recipes(
     where nothing can be planned.
     """
     fixed = _fixed(spec, profile)
-    cards = sum(name != HOST_DEVICE for name in profile.devices)
+    cards = len(_cards(profile))
     plan = make_plan(
         found,
         machine,
@@ -112,13 +112,16 @@ def lower(ways: Sequence[Recipe], at: Standing, lack: Lack, longest: int | None)
 
 def served(ways: Sequence[Recipe], at: Standing) -> Profile:
     """The profile to start with."""
-    profile, memory = ways[at.step].profile, ways[at.memory].profile
-    if at.step == at.memory or profile.devices != memory.devices:
+    profile, kept = ways[at.step].profile, ways[at.memory].profile
+    cards = _cards(profile)
+    if at.step == at.memory or cards != _cards(kept):
         return profile
     options = dict(profile.options)
-    if _SHARE in options and _SHARE in memory.options:
-        options[_SHARE] = memory.options[_SHARE]
-    return replace(profile, options=MappingProxyType(options), memory_mib=memory.memory_mib)
+    if _SHARE in options and _SHARE in kept.options:
+        options[_SHARE] = kept.options[_SHARE]
+    names = cards or profile.devices  # what a step moves to the host is claimed there as well
+    memory = {**profile.memory_mib, **{name: kept.memory_mib[name] for name in names}}
+    return replace(profile, options=MappingProxyType(options), memory_mib=MappingProxyType(memory))
 
 
 def machine_for(
@@ -152,6 +155,10 @@ def machine_for(
 def is_open(profile: Profile) -> bool:
     """Whether nobody has said where the model is to run."""
     return profile.name == AUTO_PROFILE and profile == Profile(AUTO_PROFILE)
+
+
+def _cards(profile: Profile) -> tuple[str, ...]:
+    return tuple(name for name in profile.devices if name != HOST_DEVICE)
 
 
 def _bounded(seat: Seat, declared: int | None) -> Seat:
@@ -248,7 +255,7 @@ def _cooked(
 def _places(reckoning: Reckoning, profile: Profile) -> tuple[tuple[str, ...], dict[str, int]]:
     """The devices of a layout by the names that a profile gives them, and their memory."""
     loads = reckoning.loads[:-1]
-    written = tuple(name for name in profile.devices if name != HOST_DEVICE)
+    written = _cards(profile)
     names = written if len(written) == len(loads) else tuple(load.seat.name for load in loads)
     memory: dict[str, int] = {}
     for name, load in zip(names, loads, strict=True):

@@ -25,7 +25,15 @@ from modelyard.core.errors import ModelyardError
 from modelyard.core.specs import HOST_DEVICE, Device, ModelSpec, Profile
 from modelyard.core.views import AutoView
 from modelyard.engines.base import Failure
-from modelyard.planner.auto import Recipe, Standing, lower, machine_for, recipes, served
+from modelyard.planner.auto import (
+    Recipe,
+    Standing,
+    is_open,
+    lower,
+    machine_for,
+    recipes,
+    served,
+)
 from modelyard.planner.locate import models_at
 from modelyard.planner.machine import Machine
 from modelyard.runtime.kept_steps import KeptSteps, Step, Steps
@@ -59,15 +67,18 @@ class Advisor:
         devices: Callable[[], Sequence[Device]],
         machine: Callable[[str], Machine],
         found: Callable[[], Sequence[FoundModel]],
+        uses_cards: Callable[[ModelSpec], bool],
         publish: Callable[[Sequence[ModelSpec]], None],
         tasks: Tasks,
     ) -> None:
         """`path` keeps the steps; `machine` is the machine that a model is planned for; `found` is
-        what the catalog knows; `publish` is told all models whenever they change."""
+        what the catalog knows; `uses_cards` tells whether a model's engine is built for cards, so
+        that it may be put there unasked; `publish` is told all models whenever they change."""
         self._kept = KeptSteps(path)
         self._devices = devices
         self._machine = machine
         self._found = found
+        self._uses_cards = uses_cards
         self._publish = publish
         self._tasks = tasks
         self._plain: Sequence[ModelSpec] = ()
@@ -171,7 +182,7 @@ class Advisor:
             return True
         here = all(matching(name, devices) for profile in planned for name in profile.devices)
         on_host = all(profile.devices == (HOST_DEVICE,) for profile in planned)
-        return not here or (on_host and not advice.gpus)
+        return not here or (on_host and not advice.gpus and self._uses_cards(spec))
 
     def _gpus(self) -> frozenset[str]:
         return frozenset(device.id for device in self._devices() if device.kind != HOST_DEVICE)
@@ -179,6 +190,8 @@ class Advisor:
     async def _reckoned(self, spec: ModelSpec) -> _Advice:
         advice = _Advice(options_digest(spec), self._gpus())
         devices, machine = self._devices(), self._machine(spec.id)
+        if any(map(is_open, spec.profiles)) and not self._uses_cards(spec):
+            machine = Machine((), machine.host)
         found = next((f for f in self._found() if str(f.source) == spec.source), None)
         try:
             advice.ways = await asyncio.to_thread(_ways, spec, found, devices, machine)

@@ -1,0 +1,1 @@
+"""How clients that people already use are told about a Modelyard server, and made to forget it."""

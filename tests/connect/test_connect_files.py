@@ -58,8 +58,7 @@ BEFORE = {
     "zed": (".config/zed/settings.json", '{"language_models": {"openai": {"x": 1}}}'),
     "continue": (
         ".continue/config.yaml",
-        "# mine\nname: Work\nversion: 2.0.0\nschema: v1\n"
-        "models:\n  - name: other # keep\n    model: m\n",
+        "# mine\nname: Work\nversion: 2.0.0\nschema: v1\nmodels:\n- name: other # keep\n",
     ),
     "aider": (".aider.conf.yml", "# mine\nmodel: gpt  # my model\ndark-mode: true\n"),
 }

@@ -43,7 +43,7 @@ LISTINGS: Final = frozenset({"/api/tags", "/api/show", "/api/ps"})
 """Paths at which Ollama's clients look for models before they ask them."""
 QUESTIONS: Final = frozenset({"/api/plan"})
 """Paths to which a POST changes nothing."""
-FOR_ADMINS: Final = ("/api/captures", "/api/keys")
+FOR_ADMINS: Final = ("/api/captures", "/api/keys", "/upstream")
 """Paths at which more is seen than `read` allows; those below them count, too."""
 
 _SECRET_PART: Final = SECRET_LENGTH + 1

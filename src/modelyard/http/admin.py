@@ -40,6 +40,7 @@ from modelyard.http import (
     planning,
     requests,
     responses,
+    upstreams,
     virtuals,
 )
 from modelyard.http import pulls as http_pulls
@@ -94,6 +95,7 @@ def build(
     app.include_router(_health())
     app.include_router(listing.routes(yard, facts.started_at, lambda: facts.list_aliases))
     app.include_router(virtuals.routes(yard))
+    app.include_router(upstreams.routes(yard))
     app.include_router(responses.routes())
     app.include_router(_server(yard, facts, pulls))
     app.include_router(_orders(yard))

@@ -15,8 +15,8 @@ from modelyard.importers.surroundings import Work
 from modelyard.importers.values import as_bool, as_name, as_number, as_port, as_text
 
 OPEN_ADDRESS = (
-    "other machines could reach it, and nobody would be asked for a key; to open it, make one with "
-    "`modelyard keys add NAME --admin` and set server.host"
+    "other machines could reach it, and nobody would be asked for a key; to open it set "
+    "server.host, and make one with `modelyard keys add NAME --admin`, or set server.insecure"
 )
 _LOG = "not a setting: start with `modelyard serve --log-level debug`"
 _NO_EQUAL = {

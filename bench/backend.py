@@ -1,10 +1,10 @@
 """The engine of the benchmarks: answers at once, and costs as little as Python can.
 
-A POST whose body says `"stream":true` gets an event stream of CHUNKS chunks, one write and one
-tick of the event loop's clock each, so that a proxy meets every chunk by itself. Any other gets one
-JSON answer of about 700 bytes, the size of a short chat completion.
+A POST whose body says `"stream":true` gets an event stream of `"chunks":N` chunks, one write each
+and `"pause_ms":N` apart, so that a proxy meets every chunk by itself; 64 and 1 where it does not
+say. Any other gets one JSON answer of about 700 bytes, the size of a short chat completion.
 
-    python bench/backend.py --port 9001 [--chunks 64] [--pause-ms 1]
+    python bench/backend.py --port 9001
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import re
 from typing import cast
 
 import httptools
@@ -37,10 +38,13 @@ FRAME = b"%x\r\n%b\r\n" % (len(CHUNK), CHUNK)
 LAST = b"e\r\ndata: [DONE]\n\n\r\n0\r\n\r\n"
 
 
+CHUNKS = re.compile(rb'"chunks":(\d+)')
+PAUSE_MS = re.compile(rb'"pause_ms":(\d+)')
+
+
 class Engine(asyncio.Protocol):
     """One connection."""
 
-    chunks = 64
     pause_s = 0.001
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -55,10 +59,12 @@ class Engine(asyncio.Protocol):
         self.body += body
 
     def on_message_complete(self) -> None:
-        streams, self.body = b'"stream":true' in self.body, b""
-        if streams:
+        body, self.body = self.body, b""
+        if b'"stream":true' in body:
+            chunks, pause_ms = CHUNKS.search(body), PAUSE_MS.search(body)
+            self.pause_s = int(pause_ms[1]) / 1000 if pause_ms else 0.001
             self.transport.write(STREAM_HEAD)
-            self.send(self.chunks)
+            self.send(int(chunks[1]) if chunks else 64)
         else:
             self.transport.write(JSON_HEAD + ANSWER)
 
@@ -75,13 +81,10 @@ class Engine(asyncio.Protocol):
 async def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--chunks", type=int, default=Engine.chunks)
-    parser.add_argument("--pause-ms", type=float, default=Engine.pause_s * 1000)
     parser.add_argument("--core", type=int, help="run on this core alone")
     args = parser.parse_args()
     if args.core is not None:
         os.sched_setaffinity(0, {args.core})
-    Engine.chunks, Engine.pause_s = args.chunks, args.pause_ms / 1000
     server = await asyncio.get_running_loop().create_server(Engine, "127.0.0.1", args.port)
     await server.serve_forever()
 

@@ -1,9 +1,12 @@
 """What a request costs in the gateway, next to nginx doing the same, in the same run.
 
 CPU time (user + system) of the proxy's own processes, divided by the requests or stream chunks that
-went through. The proxy has one core to itself; load generator and engine share another. The two
-proxies take turns, several rounds each; the ratio of the medians is what counts, because absolute
-times depend on the machine and on whoever shares it.
+went through. The proxy has one core to itself; load generator and engine share another. The proxies
+take turns, several rounds each; the ratio of the medians is what counts, because absolute times
+depend on the machine and on whoever shares it.
+
+`modelyard` has all features on: a key that is checked, limits of requests and tokens, usage asked
+for and hidden, records. `bare` is the same without keys.
 
     make bench [ARGS="--json --seconds 3 --rounds 3"]
 
@@ -16,6 +19,7 @@ import argparse
 import json
 import os
 import re
+import resource
 import shutil
 import signal
 import socket
@@ -32,21 +36,22 @@ from pathlib import Path
 
 import psutil
 
+from modelyard.core.keys import SECRET_BYTES, digest_of, key_text
+
 HERE = Path(__file__).parent
-CHUNKS = 64
 CONNECTIONS = 32
 PROMPT = "Tell me about the sea, please. " * 15
 
 NGINX_CONF = """
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log;
-events {{ worker_connections 4096; }}
+worker_rlimit_nofile 16384; events {{ worker_connections 16384; }}
 http {{
   access_log off; client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
   fastcgi_temp_path {folder}/f; uwsgi_temp_path {folder}/u; scgi_temp_path {folder}/s;
   keepalive_requests 1000000;
-  upstream engine {{ server 127.0.0.1:{engine}; keepalive 64; keepalive_requests 1000000; }}
+  upstream engine {{ server 127.0.0.1:{engine}; keepalive 4096; keepalive_requests 1000000; }}
   server {{
-    listen 127.0.0.1:{port};
+    listen 127.0.0.1:{port} backlog=4096; client_body_buffer_size 1m;
     location / {{
       proxy_pass http://engine; proxy_http_version 1.1; proxy_set_header Connection "";
       proxy_buffering off;
@@ -58,9 +63,36 @@ http {{
 WRK_SCRIPT = """
 wrk.method = "POST"
 wrk.headers["Content-Type"] = "application/json"
-wrk.headers["Authorization"] = "Bearer sk-bench"
+wrk.headers["Authorization"] = "Bearer {key}"
 wrk.body = [[{body}]]
 """
+
+
+@dataclass(frozen=True)
+class Workload:
+    """What is asked, again and again."""
+
+    key: str
+    title: str
+    chunks: int = 0
+    """Chunks of each answer; 0 for one JSON document."""
+    pause_ms: int = 1
+    prompt: str = PROMPT
+    connections: int = CONNECTIONS
+    seconds: float = 0.0
+    """Length of one measurement, if it must be longer than usual."""
+
+
+WORKLOADS = (
+    Workload("json_request", "JSON request"),
+    Workload("json_100k", "JSON request of 100 kB", prompt="Tell me about the sea. " * 4450),
+    Workload("stream_chunk", "chunk of a stream of 64", chunks=64),
+    Workload("stream_1000_chunk", "chunk of a stream of 1000", chunks=1000, seconds=5.0),
+    Workload(
+        "paced_2000_chunk", "chunk of 2000 paced streams",
+        chunks=20, pause_ms=100, connections=2000, seconds=6.0,
+    ),
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -119,16 +151,19 @@ def start_nginx(stack: ExitStack, folder: Path, engine: int, core: int) -> Proxy
     return Proxy("nginx", port, [master, *master.children()])
 
 
-def start_gateway(stack: ExitStack, folder: Path, engine: int, args: argparse.Namespace) -> Proxy:
+def start_gateway(
+    stack: ExitStack, folder: Path, engine: int, args: argparse.Namespace, key: str
+) -> Proxy:
     """A whole Modelyard, which starts the benchmark's engine on the other core."""
     port = free_port()
     backend = [sys.executable, str(HERE / "backend.py"), "--port", "{port}"]
-    config = {
-        "server": {"port": port, "state_dir": str(folder / "state")},
+    name = "modelyard" if key else "bare"
+    config: dict[str, object] = {
+        "server": {"port": port, "state_dir": str(folder / name)},
         "models": {
             "bench": {
                 "engine": "command",
-                "command": [*backend, "--chunks", str(CHUNKS), "--core", str(args.load_core)],
+                "command": [*backend, "--core", str(args.load_core)],
                 "tasks": ["chat"],
                 "options": {"port": engine},
                 "memory": "1MiB",
@@ -136,7 +171,10 @@ def start_gateway(stack: ExitStack, folder: Path, engine: int, args: argparse.Na
             }
         },
     }
-    file = folder / "modelyard.yaml"
+    if key:
+        limits = {"requests": "1000M/min", "tokens": "1000000M/min", "concurrency": 100000}
+        config["keys"] = {"bench": {"digest": digest_of(key), "limits": limits}}
+    file = folder / f"{name}.yaml"
     file.write_text(json.dumps(config))
     argv = [str(Path(sys.executable).with_name("modelyard")), "serve", "--config", str(file)]
     process = stack.enter_context(
@@ -144,14 +182,16 @@ def start_gateway(stack: ExitStack, folder: Path, engine: int, args: argparse.Na
     )
     wait_for(port)
     wait_for(engine)
-    return Proxy("modelyard", port, [psutil.Process(process.pid)])
+    return Proxy(name, port, [psutil.Process(process.pid)])
 
 
-def load(proxy: Proxy, script: Path, seconds: float, core: int) -> tuple[int, float]:
+def load(
+    proxy: Proxy, script: Path, workload: Workload, seconds: float, core: int
+) -> tuple[int, float]:
     """Requests answered and CPU seconds of the proxy. Any failed request is an error."""
     before = proxy.cpu_s()
-    argv = ["wrk", "-t1", f"-c{CONNECTIONS}", f"-d{seconds:g}s", "-s", str(script)]
-    argv.append(f"http://127.0.0.1:{proxy.port}/v1/chat/completions")
+    argv = ["wrk", "-t1", f"-c{workload.connections}", f"-d{seconds:g}s", "--timeout", "20s"]
+    argv += ["-s", str(script), f"http://127.0.0.1:{proxy.port}/v1/chat/completions"]
     done = subprocess.run(
         argv,
         capture_output=True,
@@ -166,30 +206,33 @@ def load(proxy: Proxy, script: Path, seconds: float, core: int) -> tuple[int, fl
     return int(counted[1]), spent
 
 
-def measure(proxies: list[Proxy], script: Path, args: argparse.Namespace) -> dict[str, float]:
-    """Median CPU microseconds a request, by proxy."""
+def measure(
+    proxies: list[Proxy], script: Path, workload: Workload, args: argparse.Namespace
+) -> dict[str, float]:
+    """Median CPU microseconds a request, or a chunk, by proxy."""
     costs: dict[str, list[float]] = {proxy.name: [] for proxy in proxies}
+    seconds = max(args.seconds, workload.seconds)
     for proxy in proxies:
-        load(proxy, script, 1, args.load_core)
+        load(proxy, script, workload, min(seconds, 1 + workload.seconds / 2), args.load_core)
     for _ in range(args.rounds):
         for proxy in proxies:
-            requests, spent = load(proxy, script, args.seconds, args.load_core)
-            costs[proxy.name].append(spent / requests * 1e6)
+            requests, spent = load(proxy, script, workload, seconds, args.load_core)
+            costs[proxy.name].append(spent / requests / max(1, workload.chunks) * 1e6)
     return {name: statistics.median(values) for name, values in costs.items()}
 
 
-def scripts(folder: Path) -> tuple[Path, Path]:
-    paths = []
-    for name, streams in (("json", False), ("stream", True)):
-        request = {
-            "model": "bench",
-            "stream": streams,
-            "messages": [{"role": "user", "content": PROMPT}],
-        }
-        path = folder / f"{name}.lua"
-        path.write_text(WRK_SCRIPT.format(body=json.dumps(request, separators=(",", ":"))))
-        paths.append(path)
-    return paths[0], paths[1]
+def script_for(folder: Path, workload: Workload, key: str) -> Path:
+    request = {
+        "model": "bench",
+        "stream": bool(workload.chunks),
+        "chunks": workload.chunks,
+        "pause_ms": workload.pause_ms,
+        "messages": [{"role": "user", "content": workload.prompt}],
+    }
+    path = folder / f"{workload.key}.lua"
+    body = json.dumps(request, separators=(",", ":"))
+    path.write_text(WRK_SCRIPT.format(body=body, key=key))
+    return path
 
 
 def main() -> int:
@@ -197,6 +240,7 @@ def main() -> int:
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     parser.add_argument("--seconds", type=float, default=3, help="length of one measurement")
     parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--only", metavar="KEY", help="one workload, like json_request")
     parser.add_argument("--proxy-core", type=int, default=1)
     parser.add_argument("--load-core", type=int, default=0)
     args = parser.parse_args()
@@ -204,29 +248,40 @@ def main() -> int:
         if shutil.which(tool) is None:
             print(f"{tool} is not on the PATH: apt-get install nginx wrk", file=sys.stderr)
             return 1
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    key = key_text("bench", os.urandom(SECRET_BYTES))
+    report: dict[str, object] = {}
+    if not args.json:
+        print(f"{'CPU time':<28}{'nginx':>10}{'modelyard':>12}{'bare':>10}{'ratio':>8}{'bare':>7}")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.chmod(0o755)
         engine = free_port()
-        gateway = start_gateway(stack, folder, engine, args)
-        proxies = [start_nginx(stack, folder, engine, args.proxy_core), gateway]
-        json_script, stream_script = scripts(folder)
-        request = measure(proxies, json_script, args)
-        stream = measure(proxies, stream_script, args)
-    chunk = {name: us / CHUNKS for name, us in stream.items()}
-    rows = [("JSON request", "json_request", request), ("stream chunk", "stream_chunk", chunk)]
-    report: dict[str, object] = {}
-    for _, key, times in rows:
-        report[f"{key}_ratio"] = round(times["modelyard"] / times["nginx"], 2)
-        report[f"{key}_us"] = {name: round(us, 2) for name, us in times.items()}
+        gateways = [
+            start_gateway(stack, folder, engine, args, key),
+            start_gateway(stack, folder, free_port(), args, ""),
+        ]
+        proxies = [start_nginx(stack, folder, engine, args.proxy_core), *gateways]
+        for workload in WORKLOADS:
+            if args.only in (None, workload.key):
+                us = measure(proxies, script_for(folder, workload, key), workload, args)
+                report |= _reported(workload, us, show=not args.json)
     if args.json:
         print(json.dumps(report))
-        return 0
-    print(f"{'CPU time':<16}{'nginx':>12}{'modelyard':>12}{'ratio':>8}")
-    for title, key, times in rows:
-        ratio = report[f"{key}_ratio"]
-        print(f"{title:<16}{times['nginx']:>9.1f} us{times['modelyard']:>9.1f} us{ratio!s:>8}")
     return 0
+
+
+def _reported(workload: Workload, us: dict[str, float], *, show: bool) -> dict[str, object]:
+    ratio, bare = (round(us[name] / us["nginx"], 2) for name in ("modelyard", "bare"))
+    if show:
+        times = f"{us['nginx']:>7.1f} us{us['modelyard']:>9.1f} us{us['bare']:>7.1f} us"
+        print(f"{workload.title:<28}{times}{ratio:>8}{bare:>7}", flush=True)
+    return {
+        f"{workload.key}_ratio": ratio,
+        f"{workload.key}_bare_ratio": bare,
+        f"{workload.key}_us": {name: round(value, 2) for name, value in us.items()},
+    }
 
 
 if __name__ == "__main__":

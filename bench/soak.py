@@ -33,8 +33,9 @@ from modelyard.core.specs import Task
 from modelyard.testing.server import Running, fake_model, running
 
 WORKERS = 24
-ROOM_MIB = 20
-"""For two of the three models: they take turns."""
+MODEL_MIB = 35
+ROOM_MIB = 3 * MODEL_MIB + 10
+"""For three of the four models: they take turns."""
 SETTLE_S = 5.0
 
 
@@ -70,11 +71,14 @@ async def ask(port: int, chance: random.Random, counts: Counter[str]) -> None:
             await reader.read(chance.choice([1, 200, 3000]))
             writer.transport.abort()
         elif kind == "slow":
-            while await reader.read(500):
+            while await reader.read(500):  # noqa: ASYNC110  # it reads slowly, it does not wait
                 await asyncio.sleep(0.01)
         else:
             answer = await reader.read()
             counts[f"{kind} {answer[9:12].decode() or 'closed'}"] += 1
+            if answer[9:10] == b"5":
+                said = json.loads(answer.partition(b"\r\n\r\n")[2])["error"]
+                counts[f"{said['code']}: {said['message'][:160]}"] += 1
             whole = answer.endswith((b"}", b"0\r\n\r\n"))
             counts["cut"] += not whole
             return
@@ -143,12 +147,13 @@ async def run_load(port: int, minutes: float) -> None:
 
 async def soak(minutes: float, kill_every_s: float) -> None:
     chatting = [
-        fake_model(name, "--tokens", "30", "--tps", "400") for name in ("one", "two", "three")
+        fake_model(name, "--tokens", "30", "--tps", "400", mib=MODEL_MIB)
+        for name in ("one", "two", "three")
     ]
     vectors = fake_model(
-        "vectors", "--tasks", "embedding", tasks=frozenset({Task.EMBEDDING}), mib=0
+        "vectors", "--tasks", "embedding", tasks=frozenset({Task.EMBEDDING}), mib=MODEL_MIB
     )
-    config = Config(models=(*chatting, vectors), devices=Devices(budget_mib={"cpu": ROOM_MIB + 1}))
+    config = Config(models=(*chatting, vectors), devices=Devices(budget_mib={"cpu": ROOM_MIB}))
     with tempfile.TemporaryDirectory() as folder:
         async with running(config, Path(folder)) as server:
             await run_load(server.port, 0.5)  # what is kept for good is taken in the beginning

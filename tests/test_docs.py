@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from modelyard.connect.recipes import CLIENTS
+
 ROOT = Path(__file__).parent.parent
 ITEMS = {"A": 42, "B": 36, "C": 11, "D": 19, "E": 14}
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 
 
 def test_every_checklist_item_has_one_row_and_a_state() -> None:
@@ -34,8 +36,14 @@ def test_what_parity_says_is_there_names_where_it_is_shown() -> None:
     assert missing == []
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_links_between_documents_lead_somewhere(page: Path) -> None:
     targets = re.findall(r"\]\((?!https?:)([^)#]+)\)", page.read_text())
 
     assert [target for target in targets if not (page.parent / target).exists()] == []
+
+
+def test_every_client_that_can_be_connected_has_a_page() -> None:
+    index = (ROOT / "docs/clients/README.md").read_text()
+
+    assert [each for each in CLIENTS if f"]({each}.md)" not in index] == []

@@ -95,7 +95,7 @@ def test_what_auto_does_is_told_with_what_was_too_much() -> None:
     assert told_auto(planned) == "as planned: ctx_size 8192"
     assert told_auto(below) == (
         "context 4096: ctx_size 4096, enforce_eager on; longer inputs are refused\n"
-        "too little memory with as planned: out of memory"
+        "too little memory before: as planned: out of memory"
     )
 
 

@@ -67,6 +67,7 @@ def read(usage: anthropic.types.Usage) -> int:
     return usage.input_tokens + (usage.cache_read_input_tokens or 0)
 
 
+@pytest.mark.shows(route="/v1/messages", engine="llamacpp", dialect="anthropic")
 async def test_a_real_model_answers_whole_and_streamed_in_the_same_words(
     client: anthropic.AsyncAnthropic,
 ) -> None:
@@ -116,6 +117,7 @@ async def test_a_begun_answer_is_gone_on_with_and_not_repeated(
     assert words(whole) == streamed == " = 5."
 
 
+@pytest.mark.shows(route="/v1/messages/count_tokens", engine="llamacpp", dialect="anthropic")
 async def test_tokens_are_counted_as_the_model_reads_them(
     client: anthropic.AsyncAnthropic, server: Running
 ) -> None:
@@ -133,6 +135,7 @@ async def test_tokens_are_counted_as_the_model_reads_them(
 
 
 @pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.shows(route="/v1/messages", engine="command", dialect="anthropic")
 async def test_a_tool_is_called_told_its_result_and_spoken_of(
     client: anthropic.AsyncAnthropic, streamed: bool
 ) -> None:
@@ -274,6 +277,8 @@ async def test_an_engine_that_dies_in_the_middle_raises_in_the_stream(
     assert "message_stop" not in parts
 
 
+@pytest.mark.shows(route="/v1/messages", engine="remote", dialect="anthropic")
+@pytest.mark.shows(route="/v1/chat/completions", engine="remote", dialect="openai")
 async def test_clients_of_either_kind_are_served_by_a_remote_that_speaks_anthropics(
     server: Running, tmp_path: Path
 ) -> None:

@@ -129,6 +129,7 @@ async def test_it_starts_looks_for_models_and_sees_those_it_would_show(
     assert page["has_more"] is False
 
 
+@pytest.mark.shows(route="/v1/messages", engine="command", dialect="anthropic")
 async def test_a_session_reads_a_file_and_speaks_of_it(claude_code: httpx.AsyncClient) -> None:
     reminder = text("<system-reminder>\nBe careful.\n</system-reminder>")
     asked = {"role": "user", "content": [reminder, text("Read the plan", **CACHED)]}
@@ -164,6 +165,7 @@ async def test_a_session_reads_a_file_and_speaks_of_it(claude_code: httpx.AsyncC
     assert spoken[-1] == {"type": "message_stop"}
 
 
+@pytest.mark.shows(route="/v1/messages/count_tokens", engine="command", dialect="anthropic")
 async def test_it_asks_how_long_a_prompt_is(claude_code: httpx.AsyncClient) -> None:
     body = turn({"role": "user", "content": "one two three"})
     kept = {name: body[name] for name in ("model", "messages", "tools", "thinking")}

@@ -159,6 +159,7 @@ async def test_a_prompt_is_answered(http: httpx.AsyncClient) -> None:
     assert message["content"][0]["text"] == "skilled: Say hello"
 
 
+@pytest.mark.shows(route="/v1/responses", engine="command", dialect="responses")
 async def test_a_command_is_called_and_its_result_is_read(http: httpx.AsyncClient) -> None:
     history = opening("Please use exec_command")
     (call,) = await items(http, turn(history))

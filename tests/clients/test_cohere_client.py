@@ -42,6 +42,7 @@ async def v2(server: Running) -> AsyncIterator[cohere.AsyncClientV2]:
         yield cohere.AsyncClientV2("any", base_url=server.url, httpx_client=http)
 
 
+@pytest.mark.shows(route="/v2/rerank", engine="llamacpp", dialect="rerank")
 async def test_the_second_version_ranks_strings(v2: cohere.AsyncClientV2) -> None:
     answer = await v2.rerank(model="yard-rerank", query=QUERY, documents=DOCUMENTS, top_n=2)
 
@@ -50,6 +51,7 @@ async def test_the_second_version_ranks_strings(v2: cohere.AsyncClientV2) -> Non
     assert answer.results[0].relevance_score > answer.results[1].relevance_score
 
 
+@pytest.mark.shows(route="/v1/rerank", engine="llamacpp", dialect="rerank")
 async def test_the_first_version_ranks_objects_and_returns_them(v1: cohere.AsyncClient) -> None:
     answer = await v1.rerank(
         model="yard-rerank",
@@ -94,6 +96,7 @@ async def test_errors_arrive_as_the_clients_own_exceptions(
     assert "asks for rerank" in wrong.value.body["message"]
 
 
+@pytest.mark.shows(route="/rerank", engine="llamacpp", dialect="rerank")
 async def test_text_embeddings_inference_is_spoken_on_the_same_path(server: Running) -> None:
     request = {"model": "yard-rerank", "query": QUERY, "texts": DOCUMENTS, "return_text": True}
     async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:

@@ -67,6 +67,10 @@ async def told(script: str, server: Running, *models: str) -> Any:
     return json.loads(said.splitlines()[-1])
 
 
+@pytest.mark.shows(route="/v1/chat/completions", engine="llamacpp", dialect="openai")
+@pytest.mark.shows(route="/v1/embeddings", engine="llamacpp", dialect="openai")
+@pytest.mark.shows(route="/api/chat", engine="llamacpp", dialect="ollama")
+@pytest.mark.shows(route="/api/embed", engine="llamacpp", dialect="ollama")
 async def test_langchain_speaks_openai_and_ollama(server: Running) -> None:
     answers = await told("langchain", server, "yard-chat", "caller", "yard-embed")
 
@@ -85,6 +89,9 @@ async def test_langchain_speaks_openai_and_ollama(server: Running) -> None:
     assert answers["ollama"]["error"].startswith("ResponseError")
 
 
+@pytest.mark.shows(route="/v1/chat/completions", engine="llamacpp", dialect="openai")
+@pytest.mark.shows(route="/v1/completions", engine="llamacpp", dialect="openai")
+@pytest.mark.shows(route="/v1/embeddings", engine="llamacpp", dialect="openai")
 async def test_llamaindex_speaks_openai(server: Running) -> None:
     answer = await told("llamaindex", server, "yard-chat", "caller", "yard-embed")
 
@@ -96,6 +103,10 @@ async def test_llamaindex_speaks_openai(server: Running) -> None:
     assert answer["error"].startswith("NotFoundError")
 
 
+@pytest.mark.shows(route="/v1/chat/completions", engine="llamacpp", dialect="openai")
+@pytest.mark.shows(route="/api/chat", engine="llamacpp", dialect="ollama")
+@pytest.mark.shows(route="/v1/rerank", engine="llamacpp", dialect="rerank")
+@pytest.mark.shows(route="/v2/rerank", engine="llamacpp", dialect="rerank")
 async def test_litellm_speaks_openai_ollama_and_rerank(server: Running) -> None:
     models = ("yard-chat", "caller", "yard-embed", "yard-rerank")
     answers = await told("litellm", server, *models)

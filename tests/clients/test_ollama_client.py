@@ -63,6 +63,7 @@ async def test_a_model_is_shown_with_what_it_can_do(client: ollama.AsyncClient) 
     assert embed.capabilities == ["embedding"]
 
 
+@pytest.mark.shows(route="/api/chat", engine="llamacpp", dialect="ollama")
 async def test_a_streamed_chat_says_the_same_as_a_whole_one(client: ollama.AsyncClient) -> None:
     asked = {"model": "yard-chat", "messages": user("What is Modelyard?"), "options": EXACT}
     whole = await client.chat(**asked)  # type: ignore[call-overload]
@@ -89,6 +90,7 @@ async def test_options_are_obeyed(client: ollama.AsyncClient) -> None:
     assert (answer.done_reason, answer.eval_count) == ("length", 3)
 
 
+@pytest.mark.shows(route="/api/generate", engine="llamacpp", dialect="ollama")
 async def test_a_prompt_is_answered_and_a_raw_one_continued(client: ollama.AsyncClient) -> None:
     answer = await client.generate("yard-chat", "What is 2 + 3?", options=EXACT)
     raw = await client.generate(
@@ -127,6 +129,7 @@ async def test_log_probabilities_are_told(client: ollama.AsyncClient) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.shows(route="/api/chat", engine="command", dialect="ollama")
 async def test_a_tool_is_called_and_its_result_understood(
     client: ollama.AsyncClient, server: Running, stream: bool
 ) -> None:
@@ -164,6 +167,8 @@ async def ask(
     return ollama.Message(role="assistant", content=text, tool_calls=calls or None)
 
 
+@pytest.mark.shows(route="/api/embed", engine="llamacpp", dialect="ollama")
+@pytest.mark.shows(route="/api/embeddings", engine="llamacpp", dialect="ollama")
 async def test_embeddings_of_like_sentences_are_alike(client: ollama.AsyncClient) -> None:
     texts = [
         "A cat sits on the mat.",

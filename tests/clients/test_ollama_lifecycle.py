@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from datetime import datetime, timedelta
 
 import httpx
 import ollama
@@ -61,6 +62,21 @@ async def test_a_model_may_go_right_after_its_answer(client: ollama.AsyncClient)
 
     assert answer.message.content
     await until_stopped(client)
+
+
+async def test_a_model_stays_as_long_as_its_client_wants(client: ollama.AsyncClient) -> None:
+    await client.generate("yard-chat", "Hello", keep_alive="5m")
+    (five,) = (await client.ps()).models
+    await client.generate("yard-chat", "Hello", keep_alive=-1)
+    (endless,) = (await client.ps()).models
+    await client.generate("yard-chat", "Hello", keep_alive=0)
+    await until_stopped(client)
+
+    assert five.expires_at is not None
+    assert endless.expires_at is not None
+    now = datetime.now(five.expires_at.tzinfo)
+    assert timedelta(minutes=3) < five.expires_at - now < timedelta(minutes=6)
+    assert endless.expires_at - now > timedelta(days=365)
 
 
 async def until_stopped(client: ollama.AsyncClient) -> None:

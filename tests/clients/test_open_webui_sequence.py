@@ -117,6 +117,7 @@ async def test_reasoning_is_streamed_apart_from_the_answer(http: httpx.AsyncClie
     assert (words(told, "reasoning_content"), words(told)) == ("I think first.", "skilled: Hi")
 
 
+@pytest.mark.shows(route="/v1/chat/completions", engine="command", dialect="openai")
 async def test_tools_are_called_and_their_results_read(http: httpx.AsyncClient) -> None:
     function = {
         "name": "get_time",
@@ -158,6 +159,7 @@ async def test_an_image_goes_with_its_text(http: httpx.AsyncClient) -> None:
     assert words(told).rstrip() == "skilled: Look"
 
 
+@pytest.mark.shows(route="/v1/embeddings", engine="llamacpp", dialect="openai")
 async def test_documents_are_embedded_in_batches(http: httpx.AsyncClient) -> None:
     body = {"model": "yard-embed", "input": ["one", "two", "three"]}
     data = (await http.post("/v1/embeddings", json=body)).json()["data"]

@@ -21,6 +21,10 @@ HERE = Path(__file__).parent / "node"
 TESTS = 14
 
 
+@pytest.mark.shows(route="/v1/chat/completions", engine="llamacpp", dialect="openai")
+@pytest.mark.shows(route="/v1/embeddings", engine="llamacpp", dialect="openai")
+@pytest.mark.shows(route="/v1/responses", engine="llamacpp", dialect="responses")
+@pytest.mark.shows(route="/v1/responses", engine="command", dialect="responses")
 async def test_the_node_client_passes_its_suite(serve: Serve) -> None:
     models = fake_model("skilled", "--skilled"), fake_model("cut", "--cut-after", "3")
     async with serve(*models, dirs=(DEMO_MODELS,)) as server:

@@ -58,6 +58,7 @@ async def client(server: Running) -> AsyncIterator[openai.AsyncOpenAI]:
         yield client
 
 
+@pytest.mark.shows(route="/v1/responses", engine="llamacpp", dialect="responses")
 async def test_a_real_model_answers_whole_and_streamed_in_the_same_words(
     client: openai.AsyncOpenAI,
 ) -> None:
@@ -117,6 +118,7 @@ async def test_a_token_limit_makes_an_answer_incomplete(client: openai.AsyncOpen
     assert answer.usage.output_tokens == 3
 
 
+@pytest.mark.shows(route="/v1/responses/input_tokens", engine="llamacpp", dialect="responses")
 async def test_the_length_of_an_input_is_what_the_engine_then_reads(
     client: openai.AsyncOpenAI,
 ) -> None:
@@ -128,6 +130,7 @@ async def test_the_length_of_an_input_is_what_the_engine_then_reads(
 
 
 @pytest.mark.parametrize("streamed", [False, True])
+@pytest.mark.shows(route="/v1/responses", engine="command", dialect="responses")
 async def test_a_loop_of_tools_runs_to_its_end(
     client: openai.AsyncOpenAI, *, streamed: bool
 ) -> None:

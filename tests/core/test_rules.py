@@ -11,21 +11,22 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
 from tests.core.test_scheduler import World, card, gate, held, model, on
 from tests.core.test_sleeping import sleeper
 
-from modelyard.core import exchange, leaving, placement, planning
+from modelyard.core import exchange, foresight, leaving, moves, placement
 from modelyard.core.demand import Demand
-from modelyard.core.events import CostKnown, StopWanted
-from modelyard.core.exchange import Newcomer, Offer
+from modelyard.core.events import CostKnown, ModelsChanged, StopWanted
+from modelyard.core.exchange import Offer, Verdict
+from modelyard.core.foresight import Foresight
 from modelyard.core.lifecycle import State
 from modelyard.core.planning import Planner
 from modelyard.core.policy import Policy
-from modelyard.core.specs import Device, Limits, Need, Placement
+from modelyard.core.specs import Device, Limits, Need, Placement, Replicas
 from modelyard.core.state import ModelState, ReplicaState
 
 NEVER = 1e9
@@ -386,7 +387,7 @@ def the_host_is_endless(patch: pytest.MonkeyPatch) -> None:
         return True
 
     patch.setattr(leaving, "has_room_for", has_room_for)
-    patch.setattr(planning, "has_room_for", has_room_for)
+    patch.setattr(moves, "has_room_for", has_room_for)
 
 
 # ----------------------------------------------------------------------------------- 9: prefetch
@@ -424,22 +425,119 @@ def _evicted(changed: Changed) -> World:
     world.finish(world.granted[-1])
     world.ask("b")
     world.exits("a")
+    world.passes(2)
     world.ready("b")
     world.finish(world.granted[-1])
     return world
 
 
 def prefetch_by_eviction(patch: pytest.MonkeyPatch) -> None:
-    def prefetch(planner: Planner, candidates: Iterable[ReplicaState]) -> None:
-        for replica in candidates:
-            slot = replica.model
-            choice = placement.ways(slot, planner._devices).profiles[0][0]
-            newcomer = Newcomer(slot, replica, choice, 1, NEVER, NEVER, 1.0, 1.0, 0.0)
-            verdict = planner._market.judge(newcomer)
-            if verdict is not None and not verdict.drains:
-                planner._reserve(replica, verdict.choice, verdict.offers)
+    def bring_back(ahead: Foresight) -> None:
+        for away in ahead._away:
+            offers = ahead._planner.would_leave(away.replica)
+            if offers:
+                ahead._planner._reserve(away.replica, away.ways[0], offers)
 
-    patch.setattr(Planner, "prefetch", prefetch)
+    patch.setattr(Foresight, "_bring_back", bring_back)
+
+
+def nobody_comes_back_who_takes_more_than_it_saves(changed: Changed) -> None:
+    endless = Limits(idle_sleep_s=None, idle_stop_s=None)
+    specs = [model(name, limits=endless) for name in ("often", "back", "last")]
+    world = World(*specs, mib=100, policy=policy(changed))
+    costs(world, "back", start=1, stop=60)
+    world.finish(world.up("often"))
+    often(world, "often", 20)
+    world.tell(StopWanted("often"))
+    world.exits("often")
+    world.finish(world.up("back"))
+    world.ask("last")
+    world.exits("back")
+    world.ready("last")
+    world.finish(world.granted[-1])
+
+    world.tell(StopWanted("last"))
+    world.exits("last")
+
+    assert world.live == {}, "whoever wants the memory next waits a minute for it to be free again"
+
+
+def nothing_is_lost_by_a_return(patch: pytest.MonkeyPatch) -> None:
+    def loses(ahead: Foresight, comer: object, place: Placement) -> float:
+        return 0.0
+
+    patch.setattr(Foresight, "_loses", loses)
+
+
+# ---------------------------------------------------------------------------- 9: room made ahead
+
+
+def room_is_made_before_it_is_needed(changed: Changed) -> None:
+    world = _displaced(changed, "rare", "often")
+
+    world.passes(2.5)
+
+    assert list(world.stopping) == ["rare"], "more is asked of the other, which is away"
+
+
+def who_is_missed_more_than_others_save_stays(changed: Changed) -> None:
+    world = _displaced(changed, "rare", "often")
+    often(world, "rare", 60)
+
+    world.passes(100)
+
+    assert world.stopping == {}
+
+
+def nobody_who_was_just_used_leaves_ahead(changed: Changed) -> None:
+    world = _displaced(changed, "rare", "often")
+
+    world.passes(1.9)
+
+    assert world.stopping == {}
+
+
+def those_that_are_kept_running_do_not_leave_ahead(changed: Changed) -> None:
+    world = _displaced(changed, "rare", "often", replicas=Replicas(1, 1))
+
+    world.passes(100)
+
+    assert world.stopping == {}
+
+
+def _displaced(changed: Changed, here: str, away: str, **fields: object) -> World:
+    """A world in which `here` has taken the place of `away`, and is idle."""
+    endless = Limits(idle_sleep_s=None, idle_stop_s=None)
+    first = model(here, limits=endless)
+    world = World(first, model(away, limits=endless), mib=100, policy=policy(changed))
+    for name in (here, away):
+        costs(world, name, start=10, stop=10)
+    world.finish(world.up(away))
+    often(world, away, 20)
+    world.passes(5)
+    for _ in range(3):
+        world.ask(here)
+    world.exits(away)
+    world.ready(here)
+    for ticket in tuple(world.leases):
+        world.finish(ticket)
+    kept = dataclasses.replace(first, **fields)  # type: ignore[arg-type]
+    world.tell(ModelsChanged((kept, model(away, limits=endless))))
+    return world
+
+
+def nobody_is_missed(patch: pytest.MonkeyPatch) -> None:
+    def missed(offer: Offer) -> float:
+        return 0.0
+
+    patch.setattr(foresight, "_missed", missed)
+
+
+def all_may_leave_ahead(patch: pytest.MonkeyPatch) -> None:
+    def may_go(offer: Offer) -> bool:
+        return True
+
+    patch.setattr(foresight, "_may_go", may_go)
 
 
 # --------------------------------------------------------------------------------- 10: placement
@@ -468,6 +566,31 @@ def a_newcomer_goes_where_least_is_lost(changed: Changed) -> None:
         world.ask("new")
 
     assert list(world.stopping) == ["cold"]
+
+
+def a_cheaper_place_is_waited_for_while_memory_moves_there(changed: Changed) -> None:
+    sizes = {"hot": 150, "cold": 120, "small": 50, "new": 120}
+    specs = [model(name, profiles=on("rtx 3090", mib=mib)) for name, mib in sizes.items()]
+    world = World(*specs, devices=[card(0), card(1)], policy=policy(changed))
+    for name in ("hot", "cold"):
+        world.tell(CostKnown(name, "only", "rtx 3090", "start", 10))
+    world.finish(world.up("hot"))
+    often(world, "hot", 40)
+    world.finish(world.up("cold"))
+    world.ask("small")
+
+    world.ask("new")
+    assert world.stopping == {}, "the other card is free of moves in a moment"
+    world.ready("small")
+
+    assert list(world.stopping) == ["cold"]
+
+
+def no_place_gets_better(patch: pytest.MonkeyPatch) -> None:
+    def better_in_s(planner: Planner, replica: ReplicaState, best: Verdict) -> float | None:
+        return None
+
+    patch.setattr(Planner, "_better_in_s", better_in_s)
 
 
 def the_first_that_fits(patch: pytest.MonkeyPatch) -> None:
@@ -558,8 +681,14 @@ RULES = [
     Rule(8, who_leaves_sleeps_as_lightly_as_the_host_has_room_for, patch=the_host_is_endless),
     Rule(9, who_had_to_leave_comes_back_into_free_memory, {"prefetch": False}),
     Rule(9, nobody_leaves_for_who_might_be_asked_for, patch=prefetch_by_eviction),
+    Rule(9, nobody_comes_back_who_takes_more_than_it_saves, patch=nothing_is_lost_by_a_return),
+    Rule(9, room_is_made_before_it_is_needed, {"make_room": False}),
+    Rule(9, who_is_missed_more_than_others_save_stays, patch=nobody_is_missed),
+    Rule(9, nobody_who_was_just_used_leaves_ahead, {"make_room_after_s": 0}),
+    Rule(9, those_that_are_kept_running_do_not_leave_ahead, patch=all_may_leave_ahead),
     Rule(10, models_spread_over_like_cards, patch=the_first_that_fits),
     Rule(10, a_newcomer_goes_where_least_is_lost, patch=the_first_exchange),
+    Rule(10, a_cheaper_place_is_waited_for_while_memory_moves_there, patch=no_place_gets_better),
 ]
 
 

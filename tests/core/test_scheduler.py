@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import random
 from collections.abc import Sequence
 
@@ -26,6 +27,7 @@ from modelyard.core.events import (
     EngineNews,
     EngineSuspected,
     Grant,
+    KeepWanted,
     MemoryMeasured,
     ModelsChanged,
     Refuse,
@@ -581,6 +583,34 @@ def test_a_model_that_never_idles_out_stays() -> None:
     world.passes(10**6)
 
     assert world.stopping == {}
+
+
+@pytest.mark.parametrize(("keep_s", "stays_s"), [(0.0, -1), (20.0, 19), (300.0, 299)])
+def test_a_model_is_kept_as_long_as_its_client_wants(keep_s: float, stays_s: float) -> None:
+    world = World(model("a", limits=Limits(idle_stop_s=60)))
+    world.tell(KeepWanted("a", keep_s))
+    world.finish(world.up("a"))
+
+    if stays_s > 0:
+        world.passes(stays_s)
+        assert world.stopping == {}
+    world.passes(2)
+
+    assert world.stopping == {"a": None}
+    assert world.scheduler.models["a"].keep_s is None
+
+
+def test_a_model_that_a_client_keeps_for_ever_still_leaves_for_another() -> None:
+    world = World(model("a", mib=900), model("b", mib=900), mib=1000)
+    world.finish(world.up("a"))
+    world.tell(KeepWanted("a", math.inf))
+    world.passes(10**6)
+    assert world.stopping == {}
+
+    world.ask("b")
+    world.passes(60)
+
+    assert world.stopping == {"a": None}
 
 
 def test_a_person_who_stops_a_model_has_its_waiting_requests_refused() -> None:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import pytest
 from tests.core.test_policy_walks import random_walk
 
-from modelyard.core import exchange, placement, planning
+from modelyard.core import exchange, moves, placement
 from modelyard.core.alarms import Alarms
 from modelyard.core.fleet import Fleet
 from modelyard.core.lifecycle import State
@@ -32,7 +32,7 @@ def memory_moves_for_several_at_a_time(patch: pytest.MonkeyPatch) -> None:
     def moving(replicas: Iterable[ReplicaState], gpus: frozenset[str]) -> set[str]:
         return set()
 
-    patch.setattr(planning, "moving_gpus", moving)
+    patch.setattr(moves, "moving_gpus", moving)
 
 
 def pinned_models_may_leave(patch: pytest.MonkeyPatch) -> None:

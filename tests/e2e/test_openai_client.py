@@ -49,6 +49,7 @@ async def test_the_models_are_listed_without_starting_any(
     assert server.yard.loop.runs == {}
 
 
+@pytest.mark.shows(route="/v1/chat/completions", engine="llamacpp", dialect="openai")
 async def test_a_chat_answers_in_a_sentence_about_what_was_asked(
     client: openai.AsyncOpenAI,
 ) -> None:
@@ -118,6 +119,7 @@ async def test_a_stream_reports_usage_if_asked(client: openai.AsyncOpenAI) -> No
     assert chunks[-1].usage.total_tokens > 0
 
 
+@pytest.mark.shows(route="/v1/completions", engine="llamacpp", dialect="openai")
 async def test_a_completion_continues_the_text(client: openai.AsyncOpenAI) -> None:
     answer = await client.completions.create(
         model="yard-chat", prompt="Modelyard is", temperature=0, max_tokens=24
@@ -126,6 +128,7 @@ async def test_a_completion_continues_the_text(client: openai.AsyncOpenAI) -> No
     assert "model" in answer.choices[0].text
 
 
+@pytest.mark.shows(route="/v1/embeddings", engine="llamacpp", dialect="openai")
 async def test_embeddings_of_like_sentences_are_alike(client: openai.AsyncOpenAI) -> None:
     answer = await client.embeddings.create(
         model="yard-embed",
@@ -152,6 +155,7 @@ async def test_base64_embeddings_are_the_same_numbers(client: openai.AsyncOpenAI
     )
 
 
+@pytest.mark.shows(route="/v1/rerank", engine="llamacpp", dialect="rerank")
 async def test_the_relevant_document_is_ranked_first(server: Running) -> None:
     request = {
         "model": "yard-rerank",

@@ -36,6 +36,7 @@ async def ask(tmp_path: Path) -> AsyncIterator[Ask]:
 
 
 @pytest.mark.parametrize("preset", ["sglang", "tei"])
+@pytest.mark.shows(route="/v1/rerank", engine="preset", dialect="rerank")
 async def test_a_bare_list_reaches_clients_as_a_ranking(ask: Ask, preset: str) -> None:
     answer = await ask(preset, "/v1/rerank", RANKING, source="w", tasks=["rerank"])
 
@@ -54,6 +55,7 @@ async def test_a_bare_list_reaches_clients_as_a_ranking(ask: Ask, preset: str) -
     ],
 )
 @pytest.mark.parametrize("name", ["m", "n"])
+@pytest.mark.shows(route="/v1/chat/completions", engine="preset", dialect="openai")
 async def test_an_alias_reaches_a_program_that_knows_one_name(
     ask: Ask, preset: str, keys: dict[str, Any], name: str
 ) -> None:
@@ -71,6 +73,7 @@ async def test_an_error_of_such_a_program_keeps_its_status_and_words(ask: Ask) -
     assert answer.json()["error"]["message"]
 
 
+@pytest.mark.shows(route="/v1/audio/transcriptions", engine="preset", dialect="openai")
 async def test_a_recording_reaches_whisper_as_the_client_sent_it(ask: Ask) -> None:
     sent = {"data": {"model": "m"}, "files": {"file": ("a.wav", b"RIFF....WAVE", "audio/wav")}}
 
@@ -79,6 +82,7 @@ async def test_a_recording_reaches_whisper_as_the_client_sent_it(ask: Ask) -> No
     assert (answer.status_code, answer.json()) == (200, {"text": "hello"})
 
 
+@pytest.mark.shows(route="/v1/audio/speech", engine="preset", dialect="openai")
 async def test_speech_comes_back_as_sound(ask: Ask) -> None:
     asked = {"model": "n", "input": "hello", "voice": "af_sky"}
 
@@ -89,6 +93,7 @@ async def test_speech_comes_back_as_sound(ask: Ask) -> None:
     assert answer.content == b"RIFF....WAVE"
 
 
+@pytest.mark.shows(route="/v1/images/generations", engine="preset", dialect="openai")
 async def test_an_image_carries_its_moment_as_a_number(ask: Ask) -> None:
     asked = {"model": "m", "prompt": "a cat"}
 

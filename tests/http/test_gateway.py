@@ -68,6 +68,7 @@ async def test_an_alias_names_its_model(serve: Serve) -> None:
     assert answer.status_code == 200
 
 
+@pytest.mark.shows(route="/v1/chat/completions", engine="command", dialect="openai")
 async def test_a_stream_arrives_as_events_and_ends_with_done(serve: Serve) -> None:
     async with serve(fake_model("m", "--tokens", "5")) as server, client(server) as http:
         answer = await http.post("/v1/chat/completions", json={**CHAT, "stream": True})
@@ -139,6 +140,9 @@ async def test_a_client_that_expects_continue_is_told_to(serve: Serve) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/rerank", "/v2/rerank", "/rerank"])
+@pytest.mark.shows(route="/v1/rerank", engine="command", dialect="rerank")
+@pytest.mark.shows(route="/v2/rerank", engine="command", dialect="rerank")
+@pytest.mark.shows(route="/rerank", engine="command", dialect="rerank")
 async def test_rerank_is_served_under_all_its_names(serve: Serve, path: str) -> None:
     model = fake_model("r", "--tasks", "rerank", tasks=frozenset({Task.RERANK}))
     request = {"model": "r", "query": "q", "documents": ["a", "b"]}

@@ -139,6 +139,7 @@ async def test_a_tag_that_says_nothing_is_no_other_model(http: httpx.AsyncClient
     assert json.loads(lines.splitlines()[-1])["done"] is True
 
 
+@pytest.mark.shows(route="/api/generate", engine="command", dialect="ollama")
 async def test_a_variant_is_a_model_to_ollamas_clients(serve: Serve) -> None:
     variants = {"fake:short": Shape(max_output_tokens=3)}
     async with (

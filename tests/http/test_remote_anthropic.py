@@ -75,6 +75,7 @@ HELLO: list[Any] = [
 ]
 
 
+@pytest.mark.shows(route="/v1/chat/completions", engine="remote", dialect="openai")
 async def test_a_chat_is_asked_and_answered_in_both_tongues(serve: Serve) -> None:
     async with (
         peer(lambda _: WHOLE) as there,
@@ -209,6 +210,8 @@ async def test_an_overloaded_upstream_gives_way_to_one_of_the_other_dialect(
 
 
 @pytest.mark.parametrize("name", ["m", "claude-opus"])
+@pytest.mark.shows(route="/v1/messages", engine="remote", dialect="anthropic")
+@pytest.mark.shows(route="/v1/messages/count_tokens", engine="remote", dialect="anthropic")
 async def test_a_client_of_anthropics_reaches_it_untouched(serve: Serve, name: str) -> None:
     asked = {
         "model": name, "max_tokens": 9, "messages": [{"role": "user", "content": "hello"}],

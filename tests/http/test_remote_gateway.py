@@ -40,6 +40,7 @@ def run_of(server: Running) -> RemoteRun:
 # ----------------------------------------------------------------------------- what leaves, and how
 
 
+@pytest.mark.shows(route="/v1/chat/completions", engine="remote", dialect="openai")
 async def test_a_request_goes_out_under_the_upstreams_name_and_key(serve: Serve) -> None:
     async with peer() as there:
         upstream = RemoteUpstream(there.url(path="/base/openai"), key="ours", model="gpt-big")
@@ -426,6 +427,7 @@ async def test_nobody_looks_at_the_upstreams_of_a_model_that_was_stopped(serve: 
     assert len(there.probes) == before
 
 
+@pytest.mark.shows(route="/v1/audio/translations", engine="remote", dialect="openai")
 async def test_a_recording_goes_out_under_the_upstreams_name(serve: Serve) -> None:
     sound = bytes(range(256)) * 30
     async with peer(lambda _: answer(200, b'{"text":"hi"}')) as there:

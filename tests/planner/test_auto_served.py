@@ -19,6 +19,7 @@ from tests.planner.machines import found_at, machine
 from modelyard.config import Config, Devices, load
 from modelyard.config.plans import Ask
 from modelyard.core.specs import Limits
+from modelyard.core.views import ModelView
 from modelyard.devices.base import Probe
 from modelyard.planner.plan import Plan, make_plan
 from modelyard.testing.fake_books import FOLDER_VARIABLE, Book
@@ -111,15 +112,26 @@ async def test_an_auto_model_starts_as_the_planner_recommends(
     assert list(shown["needs_mib"].values()) == [plan.chosen.reckoning.loads[0].needs_mib]
 
 
+async def phases_of(server: Running, phases: list[str | None]) -> None:
+    """What is told of the start, as people hear it while it goes on, until the server ends."""
+    with server.yard.loop.broadcast.subscribe(["models"]) as news:
+        async for event in news:
+            if isinstance(event.data, ModelView):
+                phases.append(event.data.phase)
+
+
 async def test_a_cache_larger_than_reckoned_is_met_by_a_shorter_context_that_is_remembered(
     config: Make, serve: Any, checkpoint: Path
 ) -> None:
     context = planned(checkpoint).chosen.reckoning.layout.context
 
+    phases: list[str | None] = []
     async with serve(config(kv=1.7)) as server:
+        listening = asyncio.create_task(phases_of(server, phases), name="listen")
         told = await answer(server)
         shown = await view(server)
         runs = shown["run"]
+    await listening
     async with serve(config(kv=1.7)) as server:
         again = await answer(server)
         later = await view(server)
@@ -129,6 +141,7 @@ async def test_a_cache_larger_than_reckoned_is_met_by_a_shorter_context_that_is_
     assert shown["auto"]["context"] == context // 2 // 256 * 256
     assert shown["auto"]["tried"][0].startswith("as planned: one request of")
     assert runs == 2
+    assert f"trying {shown['auto']['step']}" in phases
     # A restart of the server begins where it was.
     assert later["run"] == 1
     assert later["auto"] == shown["auto"]

@@ -40,6 +40,10 @@ def model(name: str, source: Path, *tasks: Task, **options: OptionValue) -> Mode
 
 
 @pytest.mark.timeout(180)  # two processes import torch
+@pytest.mark.shows(route="/v1/embeddings", engine="transformers", dialect="openai")
+@pytest.mark.shows(route="/v1/rerank", engine="transformers", dialect="rerank")
+@pytest.mark.shows(route="/v2/rerank", engine="transformers", dialect="rerank")
+@pytest.mark.shows(route="/rerank", engine="transformers", dialect="rerank")
 async def test_fifty_mixed_requests_get_what_the_libraries_give(
     serve: Any, trained_models: Path, nothing_left: None, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -20,6 +20,8 @@ def read(usage: anthropic.types.Usage) -> int:
     return usage.input_tokens + (usage.cache_read_input_tokens or 0)
 
 
+@pytest.mark.shows(route="/v1/messages", engine="vllm", dialect="anthropic")
+@pytest.mark.shows(route="/v1/messages/count_tokens", engine="vllm", dialect="anthropic")
 async def test_vllm_answers_anthropics_client(model: Model, serve: Serve) -> None:
     fixed: dict[str, Any] = {"model": "tiny", "extra_body": {"temperature": 0}, "timeout": 300}
     asked: Any = [{"role": "user", "content": "the yard"}]

@@ -26,12 +26,14 @@ START_S = 240.0
 READING = frozenset({Task.EMBEDDING, Task.RERANK})
 DEVELOPMENT_ROUTES = (
     "/sleep", "/wake_up", "/is_sleeping", "/collective_rpc", "/reset_prefix_cache", "/server_info",
-    "/update_weights", "/pause", "/tokenize", "/invocations", "/load", "/metrics", "/openapi.json",
+    "/update_weights", "/pause", "/invocations", "/load", "/metrics", "/openapi.json",
 )  # fmt: skip
 Model = Callable[..., ModelSpec]
 Serve = Callable[..., Any]
 
 
+@pytest.mark.shows(route="/v1/chat/completions", engine="vllm", dialect="openai")
+@pytest.mark.shows(route="/v1/completions", engine="vllm", dialect="openai")
 async def test_a_cold_start_tells_its_phases_and_then_serves_every_route(
     model: Model, serve: Serve
 ) -> None:
@@ -43,6 +45,8 @@ async def test_a_cold_start_tells_its_phases_and_then_serves_every_route(
         completion = await yard.http.post(
             "/v1/completions", json={"model": "tiny", "prompt": "the yard", "max_tokens": 4}
         )
+        asked = {"model": "small", "prompt": "the yard"}
+        tokens = await yard.http.post("/tokenize", json=asked)
         reached = [(await yard.http.post(path)).status_code for path in DEVELOPMENT_ROUTES]
         processes = await yard.processes("tiny")
         listening = [
@@ -62,6 +66,7 @@ async def test_a_cold_start_tells_its_phases_and_then_serves_every_route(
     assert whole["usage"]["completion_tokens"] == 8
     assert whole["choices"][0]["message"]["content"] == streamed
     assert completion.json()["usage"]["completion_tokens"] == 4
+    assert tokens.json()["count"] == len(tokens.json()["tokens"]) > 0
     assert set(reached) <= {404, 405}
     assert set(listening) == {"127.0.0.1"}
     assert "VLLM_SERVER_DEV_MODE" not in core
@@ -76,6 +81,8 @@ EXPECTED_PHASES = [
 ]  # fmt: skip
 
 
+@pytest.mark.shows(route="/v1/embeddings", engine="vllm", dialect="openai")
+@pytest.mark.shows(route="/v1/rerank", engine="vllm", dialect="rerank")
 async def test_a_model_that_reads_is_started_as_a_module_of_a_python(
     model: Model, serve: Serve, place: Path
 ) -> None:

@@ -105,7 +105,7 @@ def told_auto(view: AutoView) -> str:
     lines = [f"{view.step}: {options}" if options else view.step]
     if view.tried:
         lines[0] += f"; {view.reason}"
-    lines += [f"too little memory with {tried}" for tried in view.tried]
+    lines += [f"too little memory before: {tried}" for tried in view.tried]
     return clean("\n".join(lines))
 
 

@@ -216,6 +216,15 @@ class SchedulingSection(Section):
         _SCHEDULING.prefetch,
         description="Bring models that had to leave back into memory that nobody needs.",
     )
+    make_room: Boolean = Field(
+        _SCHEDULING.make_room,
+        description="Have idle models leave before their memory is needed, where the models that "
+        "are away would together save more waiting by it than those are missed.",
+    )
+    make_room_after_s: Duration = Field(
+        _SCHEDULING.make_room_after_s,
+        description="A model leaves ahead only when nothing was asked of it for this long.",
+    )
     scale_up_after_s: Duration = Field(
         _SCHEDULING.scale_up_after_s,
         description="Start another replica, up to `replicas.max`, when requests have waited this "

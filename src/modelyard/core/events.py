@@ -53,6 +53,15 @@ class StopWanted(ModelEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class KeepWanted(ModelEvent):
+    """A client says how long the model is to be kept after its last request."""
+
+    keep_s: float
+    """0 lets it go as soon as it is idle, infinity keeps it; others' need of its memory goes
+    before."""
+
+
+@dataclass(frozen=True, slots=True)
 class RestartWanted(ModelEvent):
     """A person wants a fresh engine."""
 
@@ -156,6 +165,7 @@ SchedulerEvent = (
     | RequestLeft
     | StartWanted
     | StopWanted
+    | KeepWanted
     | RestartWanted
     | SleepWanted
     | EngineNews

@@ -28,6 +28,7 @@ from modelyard.core.events import (
     SuspendEngine,
     WakeEngine,
 )
+from modelyard.core.foresight import Foresight
 from modelyard.core.leaving import STOP
 from modelyard.core.lifecycle import (
     Action,
@@ -39,7 +40,8 @@ from modelyard.core.lifecycle import (
     WakeAsked,
 )
 from modelyard.core.outlook import Forecasts, Outlook, outlook
-from modelyard.core.planning import Leave, Planner, Reserve, Start, Unreserve, Wake
+from modelyard.core.plan import Leave, Plan, Reserve, Start, Unreserve, Wake
+from modelyard.core.planning import Planner
 from modelyard.core.policy import Policy
 from modelyard.core.routing import choose
 from modelyard.core.specs import Device
@@ -78,6 +80,8 @@ class Fleet:
         """The devices on which something is new since the last plan."""
         self._all_changed = True
         """Whether more is new than can be told by device."""
+        self._look_ahead_at = math.inf
+        """When there may be something to do for those who have not come yet."""
         self._closing = False
 
     def outlook(self, model: str, now: float) -> Outlook:
@@ -99,7 +103,7 @@ class Fleet:
     def _decide(self, now: float) -> list[SchedulerAction]:
         actions = [*self._serve(now)]
         for _ in range(ROUNDS):
-            if self._closing or not (self._wanted or self._changed or self._all_changed):
+            if self._closing or not self._is_due(now):
                 break
             actions += self._plan(now)
             served = [*self._serve(now)]  # those behind a gate that opened again
@@ -107,6 +111,11 @@ class Fleet:
             if not served:
                 break
         return actions
+
+    def _is_due(self, now: float) -> bool:
+        """Whether anything has happened since the last plan."""
+        is_new = bool(self._wanted or self._changed) or self._all_changed
+        return is_new or self._look_ahead_at <= now
 
     def _serve(self, now: float) -> Iterator[SchedulerAction]:
         for slot in tuple(self._wanted.values()):
@@ -145,7 +154,8 @@ class Fleet:
         ]
         changed = None if self._all_changed else self._changed
         is_due = any(slot.look_at <= now for slot in waiting.values())
-        if not (is_due or more or changed is None or changed):
+        look_ahead = self._look_ahead_at <= now
+        if not (is_due or more or changed is None or changed or look_ahead):
             self._look_again(waiting.values(), crowded, now)
             return
         planner = self._planner(now)
@@ -162,32 +172,29 @@ class Fleet:
             replica = planning.next_replica(slot, now)
             if replica is not None:
                 planner.place_in_free_memory(replica)
-        if not (waiting or more or self._reserved):
-            planner.prefetch(self._evicted(now))
+        if not more and all(slot.spec.id in planner.plan.placed for slot in waiting.values()):
+            ahead = Foresight(planner, self.policy, self.models.values(), now)
+            self._look_ahead_at = ahead.look()
         self._all_changed = False
         self._changed = set()
         yield from self._carry_out(planner.plan, now)
         self._look_again(waiting.values(), crowded, now)
+
+    def _look_ahead(self, at: float) -> None:
+        """Look then whether there is something to do for those who have not come yet."""
+        if at < self._look_ahead_at:
+            self._look_ahead_at = at
+            self._alarms.set(PLAN, at)
 
     def _look_again(
         self, waiting: Iterable[ModelState], crowded: Iterable[ModelState], now: float
     ) -> None:
         times = [slot.look_at for slot in waiting]
         times += [autoscale.wants_more_at(slot, self.policy) for slot in crowded]
+        times.append(self._look_ahead_at)
         self._alarms.set(PLAN, min((at for at in times if at > now), default=math.inf))
 
-    def _evicted(self, now: float) -> Iterator[ReplicaState]:
-        """Who had to leave, and would still be here if nobody else had come."""
-        for slot in self.models.values():
-            for replica in slot.replicas:
-                if not replica.evicted or replica.state not in (State.STOPPED, State.ASLEEP):
-                    continue
-                bounds = (slot.spec.limits.idle_sleep_s, slot.spec.limits.idle_stop_s)
-                unused = now - replica.last_used
-                if all(bound is None or unused < bound for bound in bounds) and not slot.serving:
-                    yield replica
-
-    def _carry_out(self, plan: planning.Plan, now: float) -> Iterator[SchedulerAction]:
+    def _carry_out(self, plan: Plan, now: float) -> Iterator[SchedulerAction]:
         for model, passed_over in plan.passed_over.items():
             self.models[model].passed_over = passed_over
         for model, at in plan.look_at.items():

@@ -7,27 +7,27 @@ Laws of this file:
   promised to one is given to nobody else; a reservation whose reason is gone is dropped.
 - A model gets the first of its profiles whose memory can be had, free or from idle models; only if
   none can, models in use are drained for it. Whether that is worth it is decided in `exchange`.
-- On one GPU memory moves for one replica at a time: an engine that starts measures what is free
-  there, and two that sleep or wake at once have hung each other (vLLM issue 37065).
+- Where memory moves for a while yet is worth waiting for if it is the cheaper place.
 """
 
 from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass, field
-from itertools import chain, takewhile
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
+from dataclasses import dataclass
+from itertools import chain
 
 from modelyard.core import exchange, placement
-from modelyard.core.costs import SLEEP, WAKE, Step
 from modelyard.core.demand import Pace
 from modelyard.core.exchange import Newcomer, Offer
-from modelyard.core.leaving import STOP, gives, has_room_for
+from modelyard.core.leaving import gives
 from modelyard.core.lifecycle import State
+from modelyard.core.moves import Moves
+from modelyard.core.plan import Unreserve
 from modelyard.core.policy import Policy
 from modelyard.core.specs import HOST_DEVICE, Device, Placement
-from modelyard.core.state import COMING, GOING, ModelState, ReplicaState, Reservation
+from modelyard.core.state import GOING, ModelState, ReplicaState
 
 LOOKED_AT = 8
 """Waiting models that are looked at in one round, the most urgent first."""
@@ -35,53 +35,6 @@ LATER_S = 1.0
 """When the others are looked at again."""
 LEAST_S = 0.5
 """What any change costs beside its duration: small models must not go first for ever."""
-
-
-@dataclass(frozen=True, slots=True)
-class Start:
-    replica: ReplicaState
-    placement: Placement
-
-
-@dataclass(frozen=True, slots=True)
-class Wake:
-    replica: ReplicaState
-
-
-@dataclass(frozen=True, slots=True)
-class Leave:
-    """Give memory back at once; no request is in flight. Sleep at `level`, or stop (3)."""
-
-    replica: ReplicaState
-    level: int
-    why: str
-
-
-@dataclass(frozen=True, slots=True)
-class Reserve:
-    """Promise memory to a replica and close the gates of those who leave for it."""
-
-    replica: ReplicaState
-    reservation: Reservation
-
-
-@dataclass(frozen=True, slots=True)
-class Unreserve:
-    """The promise is off: who was to leave stays."""
-
-    replica: ReplicaState
-
-
-PlanStep = Start | Wake | Leave | Reserve | Unreserve
-
-
-@dataclass(slots=True)
-class Plan:
-    """What to do, in order; and for those who get nothing now, why and when to look again."""
-
-    steps: list[PlanStep] = field(default_factory=list)
-    passed_over: dict[str, list[str]] = field(default_factory=dict)
-    look_at: dict[str, float] = field(default_factory=dict)
 
 
 def startable(slot: ModelState, now: float) -> ReplicaState | None:
@@ -113,27 +66,13 @@ def next_replica(slot: ModelState, now: float) -> ReplicaState | None:
     return stopped
 
 
-def moving_gpus(replicas: Iterable[ReplicaState], gpus: frozenset[str]) -> set[str]:
-    """The GPUs on which a replica is taking memory or giving it back."""
-    moving: set[str] = set()
-    for replica in replicas:
-        if replica.placement and (replica.state in COMING or replica.state in GOING):
-            moving |= gpus.intersection(replica.placement.claims_mib)
-    return moving
-
-
-def gpus_of(devices: Iterable[Device]) -> frozenset[str]:
-    """The devices whose memory only one replica at a time may move."""
-    return frozenset(device.id for device in devices if device.kind != HOST_DEVICE)
-
-
 def aged_after_s(policy: Policy, pace: Pace) -> float:
     """The age bound: who has waited this long goes before all younger ones."""
     return max(policy.fair_after_s, policy.wait_factor * pace.usual_wait_s())
 
 
-class Planner:
-    """One round of planning: what is free, what will be, and on which GPUs memory moves."""
+class Planner(Moves):
+    """One round of planning."""
 
     def __init__(
         self,
@@ -145,21 +84,7 @@ class Planner:
         now: float,
     ) -> None:
         """`left_mib` is what no replica counts for, by device."""
-        self.plan = Plan()
-        self._holders = holders
-        self._devices = devices
-        self._policy = policy
-        self._now = now
-        self._left = dict(left_mib)
-        self._soon = dict(left_mib)  # what is left when all who are going are gone
-        for replica in holders:
-            if replica.state in GOING:
-                placement.give(self._soon, _coming_back(replica))
-        self._gpus = gpus_of(devices)
-        self._moving = moving_gpus(holders, self._gpus)
-        self._closed: set[str] = set()
-        """Devices kept free of newcomers for the one who waits longest."""
-        self._market = exchange.Market(holders, policy, pace, now, self._soon)
+        super().__init__(holders, left_mib, devices, policy, pace, now)
         self._aged_after_s = aged_after_s(policy, pace)
 
     # ------------------------------------------------------------------------------- reservations
@@ -188,56 +113,6 @@ class Planner:
         placement.take(self._soon, claims)
         self._pursue(replica, reservation.placement, leaving)
         return True
-
-    def _reserve(
-        self, replica: ReplicaState, chosen: Placement, leaving: Sequence[Offer] = ()
-    ) -> None:
-        self.plan.passed_over[replica.spec.id] = self._passed_over(replica, chosen)
-        for offer in leaving:
-            placement.give(self._soon, offer.gives_mib)
-            self._market.take(offer.replica)
-        placement.take(self._soon, chosen.claims_mib)
-        pairs = tuple((offer.replica, offer.level) for offer in leaving)
-        reservation = Reservation(chosen, self._now, pairs)
-        self.plan.steps.append(Reserve(replica, reservation))
-        self._pursue(replica, chosen, pairs)
-
-    def _pursue(
-        self,
-        replica: ReplicaState,
-        chosen: Placement,
-        leaving: Iterable[tuple[ReplicaState, int]],
-    ) -> None:
-        """Begin what can begin now: the start itself, or else the leaving of those who are idle.
-
-        `leaving` are those who have not begun to leave.
-        """
-        claims = chosen.claims_mib
-        if placement.fits(claims, self._left):
-            if self._moving.isdisjoint(claims):
-                placement.take(self._left, claims)
-                self._moving |= self._gpus.intersection(claims)
-                asleep = replica.state is State.ASLEEP
-                self.plan.steps.append(Wake(replica) if asleep else Start(replica, chosen))
-            return
-        for leaver, level in leaving:
-            gpus = self._gpus.intersection(leaver.held_mib)
-            if not leaver.in_flight and self._moving.isdisjoint(gpus):
-                self._moving |= gpus
-                why = f"to make room for {replica.spec.id}"
-                level = self._possible(leaver, level)
-                needs = {d: -mib for d, mib in gives(leaver, level).items() if mib < 0}
-                placement.take(self._left, needs)
-                self.plan.steps.append(Leave(leaver, level, why))
-
-    def _possible(self, leaver: ReplicaState, level: int) -> int:
-        """The level, or the next deeper one for which the host has room now."""
-        levels = [each for each in leaver.sleep_levels if each >= level]
-        if leaver.state is State.READY:
-            for each in levels:
-                if has_room_for(gives(leaver, each), self._left):
-                    return each
-        return STOP
 
     # ------------------------------------------------------------------------------------- waiting
 
@@ -316,42 +191,74 @@ class Planner:
         return True
 
     def _weigh(
-        self,
-        slot: ModelState,
-        replica: ReplicaState,
-        choices: Sequence[Placement],
+        self, slot: ModelState, replica: ReplicaState, choices: Sequence[Placement]
     ) -> list[exchange.Verdict]:
-        found = []
-        asked, waited_s, down_s = _asked(slot), self._waited_s(slot), self._down_s(slot)
-        oldest_s = self._now - slot.waiting_since
+        asks = _Asks(_asked(slot), self._waited_s(slot), self._now - slot.waiting_since)
+        return [*self._judged(replica, choices, asks)]
+
+    def _judged(
+        self, replica: ReplicaState, choices: Iterable[Placement], asks: _Asks
+    ) -> Iterator[exchange.Verdict]:
+        """What an exchange would cost on each of the places where no memory moves."""
         for choice in choices:
             gpus = self._gpus.intersection(choice.claims_mib)
-            if not (self._moving.isdisjoint(gpus) and self._closed.isdisjoint(gpus)):
-                continue
-            newcomer = Newcomer(
-                slot,
-                replica,
-                choice,
-                asked,
-                waited_s,
-                oldest_s,
-                self._up_s(slot, choice),
-                down_s,
-                self._aged_after_s,
-            )
-            verdict = self._market.judge(newcomer)
-            if verdict is not None:
-                found.append(verdict)
-        return found
+            if self._moving.isdisjoint(gpus) and self._closed.isdisjoint(gpus):
+                verdict = self._judge(replica, choice, asks)
+                if verdict is not None:
+                    yield verdict
+
+    def _judge(
+        self, replica: ReplicaState, choice: Placement, asks: _Asks
+    ) -> exchange.Verdict | None:
+        slot = replica.model
+        newcomer = Newcomer(
+            slot,
+            replica,
+            choice,
+            asks.asked,
+            asks.waited_s,
+            asks.oldest_s,
+            self._up_s(slot, choice),
+            self._down_s(slot),
+            self._aged_after_s,
+        )
+        return self._market.judge(newcomer)
 
     def _agree(self, replica: ReplicaState, verdicts: Sequence[exchange.Verdict]) -> bool:
-        """Take the cheapest exchange that is worth it, if there is one."""
+        """Take the cheapest exchange that is worth it, or wait a little for a cheaper one."""
         worth_it = [verdict for verdict in verdicts if verdict.is_worth_it]
         if not worth_it:
             return False
         best = min(worth_it, key=lambda verdict: verdict.cost)
-        self._reserve(replica, best.choice, best.offers)
+        better_in_s = self._better_in_s(replica, best)
+        if better_in_s is None:
+            self._reserve(replica, best.choice, best.offers)
+        else:
+            self.plan.look_at[replica.spec.id] = self._now + better_in_s
         return True
+
+    def _better_in_s(self, replica: ReplicaState, best: exchange.Verdict) -> float | None:
+        """How long until a cheaper place is there: on a GPU where memory moves a while yet.
+
+        None if there is none. Who has waited for the age bound takes what there is.
+        """
+        slot = replica.model
+        asks = _Asks(_asked(slot), self._waited_s(slot), self._now - slot.waiting_since)
+        if asks.oldest_s >= self._aged_after_s or not self._moving:
+            return None
+        for choice in chain.from_iterable(self._profiles(replica)):
+            gpus = self._gpus.intersection(choice.claims_mib)
+            if choice.profile != best.choice.profile or not self._closed.isdisjoint(gpus):
+                continue
+            rest_s = self._rest_s(gpus)
+            if not rest_s:
+                continue
+            verdict = self._judge(replica, choice, asks)
+            if verdict is None or verdict.drains:
+                continue
+            if verdict.cost + exchange.weight(slot) * asks.asked * rest_s < best.cost:
+                return min(rest_s, exchange.LATEST_S)
+        return None
 
     def _put_off(self, slot: ModelState, judged: Sequence[exchange.Verdict], known: float) -> None:
         """Look at the model again when one of the exchanges may be worth it, or at what is known
@@ -361,34 +268,65 @@ class Planner:
             cheapest = min(judged, key=lambda verdict: verdict.cost)
             self._closed |= self._gpus.intersection(cheapest.choice.claims_mib)
 
-    # ------------------------------------------------------------------------------------ prefetch
+    # --------------------------------------------------------------------------- while nobody waits
 
-    def prefetch(self, candidates: Iterable[ReplicaState]) -> None:
-        """Bring back who had to leave, into memory that nobody needs; nobody leaves for it."""
-        if not self._policy.prefetch:
-            return
-        best = max(candidates, key=self._return, default=None)
-        if best is not None and self._return(best) > 0:
-            self.place_in_free_memory(best)
+    def ways_of(self, replica: ReplicaState) -> list[Placement]:
+        """Every way to bring it up, profiles in order of preference."""
+        return [*chain.from_iterable(self._profiles(replica))]
 
-    def _return(self, replica: ReplicaState) -> float:
-        slot = replica.model
-        return slot.demand.rate(self._now) * self._up_s(slot)
+    def fits(self, choices: Iterable[Placement], beside: Placement | None = None) -> bool:
+        """Whether one of them finds room when all who go are gone, `beside` one more."""
+        soon = self._soon
+        if beside is not None:
+            soon = dict(soon)
+            placement.take(soon, beside.claims_mib)
+        return any(placement.fits(choice.claims_mib, soon) for choice in choices)
+
+    def free_place(self, replica: ReplicaState) -> Placement | None:
+        """Where it could come up now: nobody leaves for it, and memory moves for nobody there."""
+        for choices in self._profiles(replica):
+            idle = [
+                choice
+                for choice in choices
+                if self._moving.isdisjoint(choice.claims_mib)
+                and self._closed.isdisjoint(choice.claims_mib)
+            ]
+            found = placement.roomiest(idle, self._soon, self._left)
+            if found is not None:
+                return found
+        return None
+
+    def come(self, replica: ReplicaState, chosen: Placement) -> None:
+        """Bring it up into memory that is free."""
+        self._reserve(replica, chosen)
+
+    def would_leave(self, replica: ReplicaState) -> Sequence[Offer]:
+        """Who would leave if somebody asked for it now; nobody if that needs models in use."""
+        for choices in self._profiles(replica):
+            verdicts = self._judged(replica, choices, _ASKED_ONCE)
+            idle = [verdict for verdict in verdicts if not verdict.drains]
+            if idle:
+                return min(idle, key=lambda verdict: verdict.cost).offers
+        return ()
+
+    def leave_ahead(self, offer: Offer) -> bool:
+        """Have an idle one give its memory back before it is needed, unless memory moves there."""
+        leaver = offer.replica
+        gpus = self._gpus.intersection(leaver.held_mib)
+        if leaver.in_flight or not self._moving.isdisjoint(gpus):
+            return False
+        self._leave(leaver, offer.level, "to make room before it is needed")
+        return True
+
+    def up_s(self, slot: ModelState) -> float:
+        """How long the model takes to come up from where it is."""
+        return self._up_s(slot)
+
+    def down_s(self, slot: ModelState) -> float:
+        """How long it takes to leave again."""
+        return self._down_s(slot)
 
     # ------------------------------------------------------------------------------------- helpers
-
-    def _profiles(self, replica: ReplicaState) -> Sequence[Sequence[Placement]]:
-        if replica.state is State.ASLEEP and replica.placement is not None:
-            return [[_waking(replica, replica.placement)]]
-        return placement.ways(replica.model, self._devices).profiles
-
-    def _passed_over(self, replica: ReplicaState, chosen: Placement) -> list[str]:
-        """Why each profile before the chosen one was not taken."""
-        if replica.state is State.ASLEEP:
-            return replica.model.passed_over
-        ways = placement.ways(replica.model, self._devices)
-        before = takewhile(lambda each: each[0].profile != chosen.profile, ways.profiles)
-        return [*ways.lacking, *(placement.shortage(each, self._soon) for each in before)]
 
     def _waited_s(self, slot: ModelState) -> float:
         waited = slot.queue.waited_s(self._now)
@@ -396,46 +334,20 @@ class Planner:
             waited += self._now - slot.wanted_since
         return waited
 
-    def _up_s(self, slot: ModelState, choice: Placement | None = None) -> float:
-        replica = slot.best
-        if replica.state is State.ASLEEP and replica.placement is not None:
-            step = WAKE.get(replica.life.level, Step.START)
-            return slot.costs.seconds(slot.spec, replica.placement, step)
-        if choice is None:
-            found = _first_choice(slot, self._devices)
-            if found is None:
-                return 0.0
-            choice = found
-        return slot.costs.seconds(slot.spec, choice, Step.START)
 
-    def _down_s(self, slot: ModelState) -> float:
-        """How long the model takes to leave again, where it was or would first be placed."""
-        placed = slot.placement or _first_choice(slot, self._devices)
-        step = SLEEP[slot.sleep_levels[0]] if slot.sleep_levels else Step.STOP
-        return slot.costs.seconds(slot.spec, placed, step) if placed is not None else 0.0
+@dataclass(frozen=True, slots=True)
+class _Asks:
+    """Who waits for a model."""
+
+    asked: int
+    waited_s: float
+    oldest_s: float
+
+
+_ASKED_ONCE = _Asks(1, 0.0, 0.0)
+"""Somebody who would come now."""
 
 
 def _asked(slot: ModelState) -> int:
     """How many wait for the model; a person counts as one."""
     return len(slot.queue) + (slot.wanted_since is not None)
-
-
-def _first_choice(slot: ModelState, devices: Sequence[Device]) -> Placement | None:
-    profiles = placement.ways(slot, devices).profiles
-    return profiles[0][0] if profiles else None
-
-
-def _coming_back(replica: ReplicaState) -> Mapping[str, int]:
-    """What a replica that is going will have given back."""
-    if replica.state is State.SUSPENDING:
-        return gives(replica, replica.life.level)
-    return replica.held_mib
-
-
-def _waking(replica: ReplicaState, placed: Placement) -> Placement:
-    """What a sleeping replica needs beside what it keeps."""
-    missing = {
-        device: mib - replica.asleep_mib.get(device, 0) for device, mib in replica.awake_mib.items()
-    }
-    claims = {device: mib for device, mib in missing.items() if mib > 0}
-    return Placement(placed.profile, claims, placed.devices, placed.kinds)

@@ -19,7 +19,7 @@ class Policy:
     residency_factor: float = 4.0
     """A model in use stays at least this many times as long as the change that replaces it takes,
     so that changes cost at most 1 / (1 + factor) of the time."""
-    loss_factor: float = 1.0
+    loss_factor: float = 2.0
     """A model in use is drained once those who wait have waited this many times the time that
     its own users would lose."""
     reserve_factor: float = 2.0
@@ -28,6 +28,11 @@ class Policy:
     """How long arrivals count when the rate of a model is told."""
     prefetch: bool = True
     """Models that had to leave come back into memory that nobody needs."""
+    make_room: bool = True
+    """Idle models leave before their memory is needed, where those who are away, all together,
+    would save more waiting by it than they are missed."""
+    make_room_after_s: float = 2.0
+    """An idle model leaves ahead only when nothing was asked of it for this long."""
     scale_up_after_s: float = 5.0
     """Another replica is started when requests have waited this long for room in those that run."""
     scale_down_after_s: float = 120.0

@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 
-from modelyard.core import admission, placement, planning
+from modelyard.core import admission, moves, placement
 from modelyard.core.costs import SLEEP, WAKE, Step
 from modelyard.core.demand import Demand
 from modelyard.core.errors import (
@@ -111,6 +111,7 @@ class Scheduler(Upkeep):
         self._alarms.set(model, self._unused_until(replica))
         if replica.state in GOING:
             replica.changing_since = now
+        self._look_ahead(now + self.policy.make_room_after_s)
         if not self._wanted:
             return []
         self._changed.update(replica.held_mib)
@@ -310,7 +311,7 @@ class Scheduler(Upkeep):
             return
         if isinstance(news, EngineExited) and replica.state is State.RESTARTING:
             others = (other for other in self._holders.values() if other is not replica)
-            moving = planning.moving_gpus(others, planning.gpus_of(self.devices))
+            moving = moves.moving_gpus(others, moves.gpus_of(self.devices))
             placed = replica.placement
             has_place = placed is not None and placement.is_way(slot, self.devices, placed)
             if not has_place or not moving.isdisjoint(replica.held_mib):

@@ -167,6 +167,9 @@ class ModelState:
     """Since when a person or `preload` wants it running, until it runs."""
     change_s: float | None = None
     """Seconds to bring it up and to have it leave again; None if not worked out yet."""
+    keep_s: float | None = None
+    """How long a client wanted it kept after its last request, until it is stopped; None leaves it
+    to the limits."""
     look_at: float = 0.0
     """Until then nothing that is known now makes it start, unless something changes."""
     forecast: tuple[float, float] | None = None

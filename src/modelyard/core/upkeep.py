@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from modelyard.core import autoscale, planning
+from modelyard.core import autoscale, moves
 from modelyard.core.errors import (
     WaitTimeout,
 )
@@ -87,8 +87,8 @@ class Upkeep(Fleet):
         asked = replica.level_asked
         if not asked and self._unused_until(replica) > now:
             return
-        gpus = planning.gpus_of(self.devices)
-        if not planning.moving_gpus(self._holders.values(), gpus).isdisjoint(replica.held_mib):
+        gpus = moves.gpus_of(self.devices)
+        if not moves.moving_gpus(self._holders.values(), gpus).isdisjoint(replica.held_mib):
             return  # looked at again when that is over
         level = level_to_leave_to(replica, self._left, at_least=asked or WEIGHTS_ON_HOST)
         if asked:

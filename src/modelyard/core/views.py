@@ -112,6 +112,8 @@ class ModelView:
     idle_s: float | None = None
     """How long a ready replica has had no request."""
     last_used_at: float | None = None
+    keep_s: float | None = None
+    """How long a client wanted it kept after its last request; None leaves it to the limits."""
     ready_s: float | None = None
     phase: str | None = None
     """What a starting engine says it is doing."""

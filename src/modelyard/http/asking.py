@@ -39,8 +39,8 @@ class Asking:
     """What is asked in place of an inference: the model to be loaded, or let go."""
     shape: Shape | None = None
     """What the model, or the name it is asked by, changes."""
-    lets_go = False
-    """Whether the client wants the model let go once this request is over."""
+    keep_s: float | None = None
+    """How long the client wants the model kept after this request; None says nothing."""
     _served_as: str | None = None
     """The model's name for its engine; None for the one that the client wrote."""
     _quirks: Quirks | None = None
@@ -65,10 +65,10 @@ class Asking:
         asked = self.route.translate(bytes(self._body))
         if isinstance(asked, LoadRequest):
             self.load = asked
-            self.lets_go = not asked.load
+            self.keep_s = asked.keep_alive_s if asked.load else 0.0
         elif asked is not None:
             self.body, self.reply = asked.body, asked.reply
-            self.lets_go = asked.keep_alive_s == 0
+            self.keep_s = asked.keep_alive_s
             if asked.task is not None:
                 self.route = self.route.of(asked.task)
 

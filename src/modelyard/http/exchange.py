@@ -552,8 +552,8 @@ class Exchange:
         if attempt is not None:
             attempt.close(served=served)
         self._account(before)
-        if self._spec is not None and self._asking.lets_go:
-            self._gateway.yard.let_go(self._spec.id)
+        if self._spec is not None and self._asking.keep_s is not None:
+            self._gateway.yard.keep(self._spec.id, self._asking.keep_s)
         self._gateway.left(self)
         self.response_complete = True
         if self.disconnected:

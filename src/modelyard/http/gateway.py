@@ -133,6 +133,8 @@ class GatewayProtocol(HttpToolsProtocol):
     deadline = 0.0
     """When the sweep asks what became of this connection (`is_late`)."""
 
+    _asgi: RequestResponseCycle | None = None
+    """The newest request that the application was given; uvicorn looks after `cycle` alone."""
     _known: RequestHead | None = None
     """The head of the newest inference request, in case that it comes again."""
     _head: Head | None = None
@@ -410,6 +412,7 @@ class GatewayProtocol(HttpToolsProtocol):
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:
         if isinstance(cycle, RequestResponseCycle):
             self.serving = None
+            self._asgi = cycle
             super()._start_asgi_task(cycle, app)
         else:
             self.serving = cycle
@@ -457,6 +460,9 @@ class GatewayProtocol(HttpToolsProtocol):
         unserved: list[Any] = [cycle for cycle, _ in self.pipeline]
         self.pipeline.clear()
         super().connection_lost(exc)
+        if self._asgi is not None and not self._asgi.response_complete:
+            self._asgi.disconnected = True
+            self._asgi.message_event.set()
         for turn in (self.serving, *unserved):
             if turn is not None and not isinstance(turn, RequestResponseCycle):
                 turn.client_left()

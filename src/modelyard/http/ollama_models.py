@@ -84,10 +84,11 @@ def running(spec: ModelSpec, view: ModelView, shown: Listed, now: float) -> dict
     """A model that is ready, for `GET /api/ps`."""
     held_mib = {**view.memory_mib, **view.used_mib}
     never = spec.pinned or spec.replicas.min > 0
+    kept_s = spec.limits.idle_stop_s if view.keep_s is None else view.keep_s
     last_used = now if view.in_flight else view.last_used_at or now
     return ollama_listing.running(
         shown,
-        expires_at=ollama_listing.expires(last_used, None if never else spec.limits.idle_stop_s),
+        expires_at=ollama_listing.expires(last_used, None if never else kept_s),
         held_bytes=sum(held_mib.values()) * _BYTES_PER_MIB,
         on_cards_bytes=sum(mib for device, mib in held_mib.items() if device != HOST_DEVICE)
         * _BYTES_PER_MIB,

@@ -133,13 +133,13 @@ class Advisor:
             advice.tried.pop(profile, None)
             self._keep()
             told = "; ".join(tried[:-1])
-            return f"{failure.reason} (with {ways[at.step].name}, the last step of auto" + (
+            return f"{failure.reason} ({ways[at.step].name}, the last step of auto" + (
                 f"; before it: {told})" if told else ")"
             )
         advice.at[profile], advice.tried[profile] = on, tried
         way = ways[on.step]
         log.warning(
-            "model %s: it ran out of memory with %s: %s; auto: the next start is made with %s (%s)",
+            "model %s: it ran out of memory (%s): %s; auto: the next start is made with %s (%s)",
             model,
             ways[at.step].name,
             failure.reason,

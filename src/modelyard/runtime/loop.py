@@ -28,6 +28,7 @@ from modelyard.core.events import (
     EngineNews,
     EngineSuspected,
     Grant,
+    KeepWanted,
     MemoryMeasured,
     ModelEvent,
     ModelsChanged,
@@ -40,7 +41,6 @@ from modelyard.core.events import (
     StartEngine,
     StartWanted,
     StopEngine,
-    StopWanted,
     SuspendEngine,
     TimerDue,
     WakeEngine,
@@ -173,11 +173,11 @@ class Loop:
         if self._waiters.pop(ticket, None) is not None:
             self.post(RequestLeft(model, ticket))
 
-    def let_go(self, model: str) -> None:
-        """Stop the model if nobody else wants it: its last client wanted it gone."""
+    def keep(self, model: str, keep_s: float) -> None:
+        """Keep the model this long after its last request, unless others need its memory."""
         slot = self.scheduler.models.get(model)
-        if slot is not None and not slot.in_flight and not slot.queue and not slot.spec.pinned:
-            self.post(StopWanted(model))
+        if slot is not None and slot.keep_s != keep_s:
+            self.post(KeepWanted(model, keep_s))
 
     # ------------------------------------------------------------------------------ for operators
 

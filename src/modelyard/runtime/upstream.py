@@ -99,6 +99,7 @@ class Upstream:
         self._open: set[Connection] = set()
         self._drained: asyncio.Event | None = None
         self._retired = False
+        self._airing: asyncio.TimerHandle | None = None
 
     def begins_loading(self) -> None:
         """The engine is being woken."""
@@ -157,8 +158,21 @@ class Upstream:
         connection.is_used = True
         if self._retired:
             connection.close()
-        else:
-            self._idle.append(connection)
+            return
+        self._idle.append(connection)
+        if self._airing is None:
+            self._airing = self._loop.call_later(self.fresh_for_s, self._air)
+
+    def _air(self) -> None:
+        """Close what is no longer fresh, so that a crowd's connections go when the crowd has."""
+        self._airing = None
+        oldest = self._loop.time() - self.fresh_for_s
+        stale = [connection for connection in self._idle if connection.idle_since <= oldest]
+        self._idle = self._idle[len(stale) :]  # they are in the order of their last use
+        for connection in stale:
+            connection.close()
+        if self._idle:
+            self._airing = self._loop.call_later(self.fresh_for_s, self._air)
 
     def lost(self, connection: Connection) -> None:
         self._open.discard(connection)

@@ -21,6 +21,9 @@ from modelyard.core.views import (
 from modelyard.devices.base import Reading
 from modelyard.runtime.remote_run import Run
 
+FOREVER_S = 100 * 365 * 86_400.0
+"""Stands for infinity, which JSON has not."""
+
 
 def view_model(
     slot: ModelState,
@@ -64,6 +67,7 @@ def view_model(
         queued=len(slot.queue),
         idle_s=round(now - replica.last_used, 3) if replica.is_idle else None,
         last_used_at=round(wall - (now - replica.last_used), 3) if last else None,
+        keep_s=None if slot.keep_s is None else min(slot.keep_s, FOREVER_S),
         ready_s=round(now - replica.ready_since, 3) if ready else None,
         phase=progress.phase if progress else None,
         percent=progress.percent if progress else None,

@@ -1,0 +1,149 @@
+"""What is done while nobody waits, so that the next who comes waits less.
+
+Laws of this file:
+- Nobody leaves for a model that was not asked for. Who leaves ahead does so for what is asked of
+  all who are away together: what they are expected to save counts against what it will be missed.
+- Nobody comes but into memory that nobody needs, and only if that is worth a multiple of the
+  memory free, so that what leaves ahead does not come back at once.
+- Both sides are counted as everywhere: requests per second times seconds that they wait. Rates fade
+  alike, so by time alone no decision changes; what changes one is that somebody asks.
+- Requests are taken to come at their rate, at any moment: neither gaps that were seen before nor
+  who asked last told more about who comes next, on any of the traces in `bench/traces`.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from modelyard.core.exchange import Offer, weight
+from modelyard.core.planning import Planner, next_replica
+from modelyard.core.policy import Policy
+from modelyard.core.specs import Placement
+from modelyard.core.state import ModelState, ReplicaState
+
+LOOKED_AT = 12
+"""Models that are away and of which most is asked, for which room is made."""
+RETURNS = 4
+"""Models that are looked at for a return."""
+WORTH = 4.0
+"""How many times what others lose by it a return has to save."""
+LEAST_RATE = 1e-7
+"""Requests per second that are none: one in four months."""
+
+
+class _Away(NamedTuple):
+    """A model that would have to come up if somebody asked for it."""
+
+    asked: float
+    """Requests per second, times their weight."""
+    model: str
+    replica: ReplicaState
+    ways: list[Placement]
+
+
+class Foresight:
+    """Looks ahead for one round of planning in which everybody who waits has been seen to."""
+
+    def __init__(
+        self, planner: Planner, policy: Policy, models: Iterable[ModelState], now: float
+    ) -> None:
+        self._planner = planner
+        self._policy = policy
+        self._now = now
+        self._away = self._those_away(models)
+
+    def look(self) -> float:
+        """Make room, and bring back whom it pays to have. When to look again if nothing happens."""
+        look_at = self._make_room() if self._policy.make_room else math.inf
+        if self._policy.prefetch:
+            self._bring_back()
+        return look_at
+
+    def _those_away(self, models: Iterable[ModelState]) -> list[_Away]:
+        found = []
+        for slot in models:
+            if slot.wanted or slot.removed or slot.spec.id in self._planner.plan.placed:
+                continue
+            rate = slot.demand.rate(self._now)
+            if rate > LEAST_RATE and not slot.serving:
+                replica = next_replica(slot, self._now)
+                if replica is not None:
+                    found.append((weight(slot) * rate, slot.spec.id, replica))
+        return [
+            _Away(*each, self._planner.ways_of(each[2]))
+            for each in heapq.nlargest(LOOKED_AT, found)
+        ]
+
+    # ---------------------------------------------------------------------------------------- room
+
+    def _make_room(self) -> float:
+        """Let those leave by whose going the others save more than they are missed themselves.
+
+        Returns when the first of them will have been unused for long enough.
+        """
+        saved: dict[str, float] = {}
+        offers: dict[str, Offer] = {}
+        look_at = math.inf
+        for away in self._away:
+            if self._planner.fits(away.ways):
+                continue
+            for offer in self._planner.would_leave(away.replica):
+                key = offer.replica.key
+                saved[key] = saved.get(key, 0.0) + away.asked * offer.down_s
+                offers[key] = offer
+        for key in sorted(saved, key=lambda key: (_missed(offers[key]) - saved[key], key)):
+            offer = offers[key]
+            if saved[key] <= _missed(offer) or not _may_go(offer):
+                continue
+            unused_at = offer.replica.last_used + self._policy.make_room_after_s
+            if unused_at <= self._now:
+                self._planner.leave_ahead(offer)
+            else:
+                look_at = min(look_at, unused_at)
+        return look_at
+
+    # ------------------------------------------------------------------------------------- returns
+
+    def _bring_back(self) -> None:
+        """Let the one come back, of those who had to leave, whom it pays most to have."""
+        left = [away for away in self._away if self._had_to_leave(away.replica)]
+        for away in sorted(left, key=lambda away: (-self._saves(away), away.model))[:RETURNS]:
+            place = self._planner.free_place(away.replica)
+            if place is not None and self._saves(away) > WORTH * self._loses(away, place):
+                self._planner.come(away.replica, place)
+                return
+
+    def _had_to_leave(self, replica: ReplicaState) -> bool:
+        """Whether it would still be here if nobody else had come."""
+        limits = replica.spec.limits
+        unused = self._now - replica.last_used
+        bounds = (limits.idle_sleep_s, limits.idle_stop_s)
+        return replica.evicted and all(bound is None or unused < bound for bound in bounds)
+
+    def _saves(self, away: _Away) -> float:
+        return away.asked * self._planner.up_s(away.replica.model)
+
+    def _loses(self, comer: _Away, place: Placement) -> float:
+        """What those lose who have room now and would have none beside it: they wait until it is
+        gone again."""
+        down_s = self._planner.down_s(comer.replica.model)
+        return down_s * sum(
+            each.asked
+            for each in self._away
+            if each is not comer
+            and self._planner.fits(each.ways)
+            and not self._planner.fits(each.ways, beside=place)
+        )
+
+
+def _missed(offer: Offer) -> float:
+    """What it costs that it is away, by the second."""
+    return offer.weight * offer.rate * offer.back_s
+
+
+def _may_go(offer: Offer) -> bool:
+    """Whether it is awake, idle, and not one of those that are kept running."""
+    return offer.replica.is_idle and not offer.replica.spec.replicas.min

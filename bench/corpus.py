@@ -47,10 +47,10 @@ MODEL = "m"
 
 
 @contextmanager
-def started(argv: list[str]) -> Iterator[None]:
+def started(argv: list[str]) -> Iterator[subprocess.Popen[bytes]]:
     process = subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
-        yield
+        yield process
     finally:
         process.terminate()
         process.wait(20)

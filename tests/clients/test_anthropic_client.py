@@ -20,7 +20,7 @@ from tests.conftest import Serve
 from tests.http.keyed import key, serve_keyed, text_of
 
 from modelyard.config import Config
-from modelyard.core.specs import ModelSpec, Profile, RemoteModel, RemoteUpstream, Task
+from modelyard.core.specs import Limits, ModelSpec, Profile, RemoteModel, RemoteUpstream, Task
 from modelyard.testing.server import DEMO_MODELS, Running, fake_model, running
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -356,3 +356,17 @@ async def test_a_key_counts_by_either_header_and_a_wrong_one_is_refused(tmp_path
 
     body: Any = refused.value.body
     assert body["error"]["type"] == "authentication_error"
+
+
+async def test_a_full_queue_is_overload_and_tried_again(serve: Serve) -> None:
+    full = fake_model("full", "--load", "5s", limits=Limits(max_queue=0))
+    async with (
+        serve(full) as server,
+        anthropic.AsyncAnthropic(base_url=server.url, api_key="any", max_retries=0) as client,
+    ):
+        with pytest.raises(anthropic.InternalServerError) as refused:
+            await client.messages.create(model="full", max_tokens=4, messages=user("hi"))
+
+    assert refused.value.status_code == 529
+    assert refused.value.type == "overloaded_error"
+    assert refused.value.response.headers["x-should-retry"] == "true"

@@ -50,6 +50,8 @@ def test_every_server_key_reaches_its_field(load_text: Loader) -> None:
           max_body: 1MiB
           heartbeat_after: 1s
           heartbeat_every: 2s
+          heartbeats: false
+          no_heartbeats_for: ["*opencode*"]
           header_timeout: 6s
           body_timeout: 3s
           send_timeout: 5s
@@ -67,6 +69,8 @@ def test_every_server_key_reaches_its_field(load_text: Loader) -> None:
         max_body_bytes=1024**2,
         heartbeat_after_s=1,
         heartbeat_every_s=2,
+        heartbeats=False,
+        no_heartbeats_for=("*opencode*",),
         header_timeout_s=6,
         body_timeout_s=3,
         send_timeout_s=5,
@@ -107,6 +111,7 @@ def test_a_model_keeps_everything_that_was_said_of_it(load_text: Loader, tmp_pat
             preload: true
             pinned: true
             priority: -5
+            loading_state: true
             max_wait: 10
             idle_stop: never
             concurrency: 2
@@ -126,6 +131,7 @@ def test_a_model_keeps_everything_that_was_said_of_it(load_text: Loader, tmp_pat
         preload=True,
         pinned=True,
         priority=-5,
+        loading_state=True,
         limits=Limits(idle_stop_s=None, max_wait_s=10.0, max_queue=5, concurrency=2),
     )
 

@@ -64,6 +64,7 @@ def build(
     server = dict(file.server)
     server["allowed_hosts"] = tuple(file.server.allowed_hosts)
     server["cors_origins"] = tuple(file.server.cors_origins)
+    server["no_heartbeats_for"] = tuple(file.server.no_heartbeats_for)
     server["tls"] = file.server.tls.value(paths.resolve)
     server["state_dir"] = paths.resolve(file.server.state_dir, ("server", "state_dir"))
     llama_server = file.engines.llama_server
@@ -160,6 +161,7 @@ def _model(model_id: str, model: ModelSection, defaults: LimitsSection, paths: _
         preload=model.preload,
         pinned=model.pinned,
         priority=model.priority,
+        loading_state=model.loading_state,
         replicas=model.replicas.value(),
         health=model.health.value(),
         remote=remote,

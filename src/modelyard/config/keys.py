@@ -18,7 +18,7 @@ from typing import Annotated, Any, Final
 from pydantic import Field
 
 from modelyard.config.keyring import KeyView
-from modelyard.config.kinds import Kind, Name, listed, mapped, whole
+from modelyard.config.kinds import BooleanOrNone, Kind, Name, listed, mapped, whole
 from modelyard.config.sections import Section
 from modelyard.config.tree import Problem
 from modelyard.config.wording import describe_kind, near_names, shorten
@@ -194,6 +194,11 @@ class KeySection(Section):
         description="Among requests that wait for one model, the one with the higher priority "
         "goes first.",
     )
+    heartbeats: BooleanOrNone = Field(
+        None,
+        description="Whether clients with this key hear heartbeats while they wait; null leaves "
+        "it to `server.heartbeats`.",
+    )
     limits: Annotated[KeyLimitsSection, mapped] = Field(
         default_factory=partial(KeyLimitsSection.model_validate, {}),
         description="How much the key may use.",
@@ -215,6 +220,7 @@ def keys_from(sections: Mapping[str, KeySection]) -> tuple[Key, ...]:
             section.expires,
             section.priority,
             section.limits.value(),
+            section.heartbeats,
         )
         for name, section in sections.items()
     )
@@ -230,6 +236,7 @@ def written_key(key: Key) -> dict[str, Any]:
         "hosts": [_write_network(network) for network in key.hosts],
         "expires": None if key.expires_at is None else format_moment(key.expires_at),
         "priority": key.priority,
+        "heartbeats": key.heartbeats,
         "limits": {
             "requests": None if quota.requests is None else format_rate(quota.requests),
             "tokens": None if quota.tokens is None else format_rate(quota.tokens),

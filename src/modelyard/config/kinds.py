@@ -284,6 +284,10 @@ BooleanOrAuto = Annotated[
     bool | None,
     Kind(_read_boolean, {"type": ["boolean", "string"], "pattern": _ENV_REFERENCE}).or_none("auto"),
 ]
+BooleanOrNone = Annotated[
+    bool | None,
+    Kind(_read_boolean, {"type": ["boolean", "string"], "pattern": _ENV_REFERENCE}).or_none(),
+]
 TaskName = Annotated[
     Task, Kind(_read_task, {"type": "string", "enum": [task.value for task in Task]}, str)
 ]

@@ -49,6 +49,7 @@ def describe(config: Config) -> dict[str, Any]:
     described["server"]["tls"] = written_tls(config.server.tls)
     described["server"]["allowed_hosts"] = list(config.server.allowed_hosts)
     described["server"]["cors_origins"] = list(config.server.cors_origins)
+    described["server"]["no_heartbeats_for"] = list(config.server.no_heartbeats_for)
     described["devices"]["budget"] = _sizes(config.devices.budget_mib)
     described["downloads"] |= {
         key: HIDDEN
@@ -94,6 +95,7 @@ def _model(spec: ModelSpec) -> dict[str, Any]:
         "preload": spec.preload,
         "pinned": spec.pinned,
         "priority": spec.priority,
+        "loading_state": spec.loading_state,
         "replicas": {"min": spec.replicas.min, "max": spec.replicas.max},
         "price": written_price(spec.price),
         "shape": _without_secrets(written_shape(spec.shape)),

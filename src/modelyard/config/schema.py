@@ -130,6 +130,15 @@ class ServerSection(Section):
     heartbeat_every_s: PositiveDuration = Field(
         _SERVER.heartbeat_every_s, description="Time between two heartbeats."
     )
+    heartbeats: Boolean = Field(
+        _SERVER.heartbeats,
+        description="Whether clients that wait hear heartbeats at all; a key may say otherwise.",
+    )
+    no_heartbeats_for: Annotated[list[Name], listed(",")] = Field(
+        list(_SERVER.no_heartbeats_for),
+        description="Programs that stumble over heartbeats and get none, by patterns of their "
+        "`User-Agent` like `*opencode*`.",
+    )
     header_timeout_s: PositiveDuration = Field(
         _SERVER.header_timeout_s,
         description="Longest time that the head of a request may take to arrive.",
@@ -461,6 +470,11 @@ class ModelSection(LimitsSection):
         0,
         description="Among waiting models the one with the higher priority goes first, and a "
         "second of waiting for it counts twice as much for each step, up to 8.",
+    )
+    loading_state: Boolean = Field(
+        False,
+        description="Tell clients that wait for a streamed chat how far the load is, in place of "
+        "heartbeats; a request may say otherwise.",
     )
     replicas: Annotated[ReplicasSection, mapped] = Field(
         default_factory=partial(ReplicasSection.model_validate, {}),

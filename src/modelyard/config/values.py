@@ -88,6 +88,10 @@ class Server:
     heartbeat_after_s: float = 5.0
     """A streaming client that waits this long for its model gets its headers and a heartbeat."""
     heartbeat_every_s: float = 5.0
+    heartbeats: bool = True
+    """Whether waiting clients hear heartbeats, unless their key says otherwise."""
+    no_heartbeats_for: tuple[str, ...] = ()
+    """Patterns of `User-Agent` whose clients hear none."""
     header_timeout_s: float = 15.0
     """Longest time from the first byte of a request to the end of its head."""
     body_timeout_s: float = 30.0

@@ -251,6 +251,8 @@ class Fleet:
     ) -> Iterator[SchedulerAction]:
         self._unreserve(replica)
         if replica.state is not State.STOPPED:
+            if not autoscale.is_spare(replica):
+                replica.model.keep_s = None
             replica.why_stopping = why
             yield from self._apply(replica, StopAsked(), now, drain_s)
 

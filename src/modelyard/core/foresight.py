@@ -145,5 +145,6 @@ def _missed(offer: Offer) -> float:
 
 
 def _may_go(offer: Offer) -> bool:
-    """Whether it is awake, idle, and not one of those that are kept running."""
-    return offer.replica.is_idle and not offer.replica.spec.replicas.min
+    """Whether it is awake, idle, and nobody wants it kept running."""
+    slot = offer.replica.model
+    return offer.replica.is_idle and not slot.spec.replicas.min and slot.keep_s is None

@@ -66,6 +66,8 @@ class Key:
     priority: int = 0
     """Among requests that wait for one model, the one with the higher priority goes first."""
     quota: Quota = field(default_factory=Quota)
+    heartbeats: bool | None = None
+    """Whether those who wait hear heartbeats; None leaves it to the server."""
 
     def allows(self, scope: Scope) -> bool:
         return scope in self.scopes or (scope is Scope.READ and Scope.ADMIN in self.scopes)

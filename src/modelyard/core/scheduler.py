@@ -35,6 +35,7 @@ from modelyard.core.events import (
     EngineNews,
     EngineSuspected,
     FootprintLearned,
+    KeepWanted,
     MemoryMeasured,
     ModelEvent,
     ModelsChanged,
@@ -178,6 +179,9 @@ class Scheduler(Upkeep):
                 slot.look_at = now
             case StartWanted() | RestartWanted() | SleepWanted() if slot.removed:
                 return []
+            case KeepWanted(_, keep_s):
+                slot.keep_s = keep_s
+                return self._look_at(slot, now)
             case StartWanted():
                 return self._want(slot, now)
             case StopWanted():

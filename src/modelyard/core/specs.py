@@ -227,6 +227,8 @@ class ModelSpec:
     preload: bool = False
     pinned: bool = False
     priority: int = 0
+    loading_state: bool = False
+    """Whether clients that wait are told how the load goes, unless a request says otherwise."""
     replicas: Replicas = Replicas()
     limits: Limits = Limits()
     health: Health = Health()

@@ -111,7 +111,7 @@ class Upkeep(Fleet):
 
     def _stop_after(self, replica: ReplicaState) -> float:
         slot = replica.model
-        idle_stop_s = slot.spec.limits.idle_stop_s
+        idle_stop_s = slot.spec.limits.idle_stop_s if slot.keep_s is None else slot.keep_s
         unused = replica.is_idle or (replica.state is State.ASLEEP and not slot.wanted)
         if not unused or slot.spec.pinned or replica.reservation is not None:
             return math.inf
@@ -125,7 +125,8 @@ class Upkeep(Fleet):
         slot = replica.model
         idle_sleep_s = slot.spec.limits.idle_sleep_s
         may_sleep = replica.is_idle and replica.sleep_levels and not slot.spec.pinned
-        if not may_sleep or idle_sleep_s is None or slot.spec.replicas.min:
+        is_kept = slot.keep_s is not None or slot.spec.replicas.min
+        if not may_sleep or idle_sleep_s is None or is_kept:
             return math.inf
         return replica.last_used + idle_sleep_s
 

@@ -36,7 +36,7 @@ from modelyard.http.answer import Answer, sort_out
 from modelyard.http.asking import Asking
 from modelyard.http.attempt import Attempt
 from modelyard.http.captures import Capture
-from modelyard.http.errors import JSON_TYPE, headers_of, problem_of, status_of
+from modelyard.http.errors import JSON_TYPE, headers_of, problem_of
 from modelyard.http.limits import limit_lines
 from modelyard.http.record import Record
 from modelyard.http.request_head import RequestHead
@@ -327,6 +327,9 @@ class Exchange:
     def granted(self, lease: Lease) -> None:
         """The waiting is over: a replica is ours."""
         self._ticket = 0
+        if self._phase is Phase.DONE:  # something failed while it was put into the queue
+            lease.close(served=False)
+            return
         self.record.queue_s = self._gateway.now() - self._began
         self.record.load_s = lease.upstream.loading_since(self._began)
         self._ask(lease)
@@ -476,8 +479,10 @@ class Exchange:
             self._break_off(problem, served=True)
         else:
             later = [header for header in headers if header[0] == b"retry-after"]
-            shaped = self._route.dialect.error(problem)
-            self._whole_answer(status, [JSON_TYPE, *later], shaped, served=True)
+            dialect = self._route.dialect
+            headers = [JSON_TYPE, *later]
+            status = dialect.status(problem)
+            self._whole_answer(status, headers, dialect.error(problem), served=True)
 
     # -------------------------------------------------------------------------------------- endings
 
@@ -505,8 +510,9 @@ class Exchange:
         if self._answer.is_begun:
             self._break_off(problem, served=False)
         else:
-            shaped = self._route.dialect.error(problem)
-            self._whole_answer(status_of(error), headers_of(error), shaped, served=False)
+            dialect = self._route.dialect
+            status = dialect.status(problem)
+            self._whole_answer(status, headers_of(error), dialect.error(problem), served=False)
 
     def _whole_answer(self, status: int, headers: Headers, body: bytes, *, served: bool) -> None:
         if self.more_body:  # what is left of the request is not read
@@ -518,7 +524,8 @@ class Exchange:
         """End a stream that has begun with an error."""
         reply = self._asking.reply
         if reply is None:
-            self._answer.last_event(openai_dialect.error_event(problem))
+            event = self._route.dialect.error_event or openai_dialect.error_event
+            self._answer.last_event(event(problem))
         else:
             self._answer.part(reply.failed(problem), True)
         self._end(served=served)

@@ -102,10 +102,13 @@ def asking_for_usage(body: bytes | bytearray, seen: Peek) -> bytes:
     """The request for a stream, so that its last event tells the usage."""
     if body[:1] == b"{" and b'"stream_options"' not in body:
         return b'{"stream_options":{"include_usage":true},' + body[1:]
-    fields = _decode_fields(body)
     options: dict[str, msgspec.Raw] = {}
-    if seen.stream_options is not None:
-        options = _decode_fields(fields["stream_options"])
+    try:
+        fields = _decode_fields(body)
+        if seen.stream_options is not None:
+            options = _decode_fields(fields["stream_options"])
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:  # in what `peek` passed over
+        raise InvalidRequest(f"the request body is not valid JSON: {error}") from None
     options["include_usage"] = msgspec.Raw(b"true")
     fields["stream_options"] = msgspec.Raw(msgspec.json.encode(options))
     return msgspec.json.encode(fields)

@@ -53,7 +53,7 @@ MAX_PARTS: Final = 64
 def routes(yard: Loop) -> APIRouter:
     router = APIRouter(tags=["engines"])
 
-    @router.api_route("/upstream/{model}/{path:path}", methods=METHODS)
+    @router.api_route("/upstream/{model}/{path:path}", methods=METHODS, include_in_schema=False)
     async def upstream(model: str, path: str, request: Request) -> StreamingResponse:
         """Anything an engine has, as it is; the model is started if need be. For admins."""
         written = request.scope.get("raw_path", b"").decode("latin-1").partition("?")[0]

@@ -237,6 +237,9 @@ class Tunnel:
     def granted(self, lease: Lease) -> None:
         """A replica is ours: open a connection to it."""
         self._ticket = 0
+        if self._phase is Phase.DONE:
+            lease.close(served=False)
+            return
         self._lease = lease
         self._phase = Phase.SENDING
         self._heard = True

@@ -9,10 +9,10 @@ Laws of this file:
   on, AMD from CDNA 3 and RDNA 4 on).
 - Every row names the maker's document that its bandwidth and arithmetic are from.
 
-Memory was compared with what nvidia-smi, llama.cpp's `--list-devices` and xpu-smi print on such
-cards in logs that people have published; error correction counts as on where cards come so. No
-such log was found of the MI210, the MI300X and the B580. Bandwidths were compared with public
-tables of two authors for GeForce and one for the others.
+Most of NVIDIA's memory figures, and those of the 7900 XTX, the 9070 XT and the A770, were compared
+with what drivers print in logs that people have published; the others are the makers'. Bandwidths
+were compared with public tables for GeForce and for some of the others, arithmetic only here and
+there.
 """
 
 from __future__ import annotations

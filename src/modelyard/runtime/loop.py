@@ -139,6 +139,7 @@ class Loop:
         self._waiters: dict[int, Waiter] = {}
         self._tickets = itertools.count(1)
         self._timer: asyncio.TimerHandle | None = None
+        self._fires_at = 0.0
 
     # ---------------------------------------------------------------------------- for the gateway
 
@@ -500,10 +501,11 @@ class Loop:
 
         One that fires early does no harm: the deadlines are computed anew when it does.
         """
-        if due == math.inf or (self._timer is not None and self._timer.when() <= due):
+        if due == math.inf or (self._timer is not None and self._fires_at <= due):
             return
         if self._timer is not None:
             self._timer.cancel()
+        self._fires_at = due  # uvloop's timers do not tell, if they are due at once
         self._timer = self._loop.call_at(due, self._timer_due)
 
     def _timer_due(self) -> None:

@@ -3,10 +3,10 @@
 Every cell is a workload, a number of 76 GiB devices and a kind of costs; sizes of the models, and
 what the trace leaves open, are drawn by several seeds. `mean_vs_fifo` of a cell is our mean wait
 over llama-swap's (with an ideal matrix), each summed over the seeds; below 1 is better. The figures
-of a group are geometric means over its cells. Parameters were chosen on the cells `tuned`; those
-`held_out` were never looked at for that. `more` holds what the others have no word for: engines
-with several levels of sleep, sleepers bound to their device, scarce host memory, models over two
-devices; it is not part of the headline.
+of a group are geometric means over its cells. The policy and its parameters were chosen on the
+cells `tuned`; those `held_out` were run for the first time when both were settled. `more` holds
+what the others have no word for: engines with several levels of sleep, sleepers bound to their
+device, scarce host memory, models over two devices; it is not part of the headline.
 
     python bench/scheduler.py [--json] [--quick] [--only WORD] [--seeds N] [--set KEY=VALUE]
                               [--no-bound] [--chart docs/scheduler.svg]
@@ -122,9 +122,17 @@ def servegen(
 
 
 def zipf(
-    trace: str, models: int, length_s: float, stretch: float, kind: str, devices: int, group: str
+    trace: str,
+    models: int,
+    length_s: float,
+    stretch: float,
+    kind: str,
+    devices: int,
+    group: str,
+    *,
+    start_s: float = 0,
 ) -> Cell:
-    return Cell(trace, kind, devices, group, models, Cut(0, length_s, stretch))
+    return Cell(trace, kind, devices, group, models, Cut(start_s, length_s, stretch))
 
 
 CELLS = (
@@ -140,24 +148,36 @@ CELLS = (
     zipf("azure", 12, 300, 15, "L1", 1, "tuned"),
     zipf("azure", 40, 300, 8, "L2", 4, "tuned"),
     zipf("azure", 16, 300, 20, "gguf", 2, "tuned"),
-    arena(20, "L2", 1, "held_out"),
-    arena(60, "cold", 1, "held_out"),
-    arena(9, "gguf", 2, "held_out"),
-    arena(20, "cold", 4, "held_out"),
-    servegen(24, 9.5 * DAY, 3 * HOUR, 0.2, "gguf", 1, "held_out"),
-    servegen(50, 5.4 * DAY, 2 * HOUR, 0.3, "L1", 2, "held_out"),
-    servegen(16, 11 * DAY, 8 * HOUR, 0.06, "cold", 2, "held_out"),
-    servegen(60, 12.6 * DAY, 2 * HOUR, 0.3, "L2", 4, "held_out"),
-    zipf("azure-code", 30, 600, 12, "L2", 2, "held_out"),
-    zipf("azure-code", 20, 600, 60, "cold", 4, "held_out"),
-    zipf("mooncake", 24, 600, 8, "L1", 2, "held_out"),
-    zipf("mooncake", 10, 600, 30, "gguf", 1, "held_out"),
+    arena(20, "L2", 1, "tuned"),
+    arena(60, "cold", 1, "tuned"),
+    arena(9, "gguf", 2, "tuned"),
+    arena(20, "cold", 4, "tuned"),
+    servegen(24, 9.5 * DAY, 3 * HOUR, 0.2, "gguf", 1, "tuned"),
+    servegen(50, 5.4 * DAY, 2 * HOUR, 0.3, "L1", 2, "tuned"),
+    servegen(16, 11 * DAY, 8 * HOUR, 0.06, "cold", 2, "tuned"),
+    servegen(60, 12.6 * DAY, 2 * HOUR, 0.3, "L2", 4, "tuned"),
+    zipf("azure-code", 30, 600, 12, "L2", 2, "tuned"),
+    zipf("azure-code", 20, 600, 60, "cold", 4, "tuned"),
+    zipf("mooncake", 24, 600, 8, "L1", 2, "tuned"),
+    zipf("mooncake", 10, 600, 30, "gguf", 1, "tuned"),
+    arena(10, "L1", 1, "held_out"),
+    arena(16, "L2", 4, "held_out"),
+    arena(30, "cold", 2, "held_out"),
+    arena(24, "gguf", 1, "held_out"),
+    servegen(22, 4.5 * DAY, 2 * HOUR, 0.25, "L1", 4, "held_out"),
+    servegen(28, 6.2 * DAY, 3 * HOUR, 0.2, "L2", 1, "held_out"),
+    servegen(36, 7.3 * DAY, 6 * HOUR, 0.05, "cold", 1, "held_out"),
+    servegen(18, 10.4 * DAY, 3 * HOUR, 0.25, "gguf", 2, "held_out"),
+    zipf("azure", 20, 300, 10, "gguf", 1, "held_out", start_s=1200),
+    zipf("azure-code", 24, 600, 25, "L1", 2, "held_out", start_s=1500),
+    zipf("mooncake", 16, 600, 20, "L2", 2, "held_out", start_s=1200),
+    zipf("mooncake", 30, 600, 40, "cold", 4, "held_out", start_s=1800),
     replace(arena(12, "tiers", 2, "more"), wake="home"),
     replace(arena(12, "L1", 2, "more"), wake="home"),
     replace(arena(30, "tiers", 4, "more"), wake="home", host_gib=200),
     replace(arena(16, "L1", 4, "more"), wide=6),
 )
-SEEDS = {"tuned": (1, 2, 3), "held_out": (21, 22, 23, 24, 25), "more": (31, 32, 33)}
+SEEDS = {"tuned": (1, 2, 3), "held_out": (41, 42, 43, 44, 45), "more": (31, 32, 33)}
 
 
 @cache

@@ -50,6 +50,7 @@ from modelyard.runtime import descriptors
 from modelyard.runtime.advisor import Advisor
 from modelyard.runtime.broadcast import Broadcast
 from modelyard.runtime.config_file import ConfigFile, Read, unread
+from modelyard.runtime.dialing import SocketFolders
 from modelyard.runtime.inventory import Inventory, engines_here
 from modelyard.runtime.learning import Learning
 from modelyard.runtime.loop import Loop
@@ -236,7 +237,11 @@ async def build(
         sampler.sample(()), asyncio.to_thread(inventory.read), learning.open()
     )
     adapters = build_engines(config, here)
-    loop = Loop(config.scheduling, sample.devices, adapters, launcher, broadcast, sampler, learning)
+    sockets = SocketFolders(config.server.state_dir)
+    sockets.sweep()
+    loop = Loop(
+        config.scheduling, sample.devices, adapters, launcher, broadcast, sampler, learning, sockets
+    )
     loop.readings = sample.readings
     loop.virtuals_changed(config.virtuals)
     here.devices = lambda: loop.scheduler.devices
@@ -290,6 +295,7 @@ async def build(
     file = ConfigFile(config, read, engine_problems, adopt, served)
     pulls, removals = _downloads(loop, facts, file, watching, adopt)
     tasks.spawn(loop.watch_devices(config.devices.sample_every_s), "read the devices")
+    tasks.spawn(loop.watch_gauges(config.scheduling.read_gauges_every_s), "read the gauges")
     try:
         asgi = admin.build(loop, facts, gateway, file, pulls, removals)
         yield Yard(loop, gateway, inventory, facts, asgi)

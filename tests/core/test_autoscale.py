@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
+from typing import TypedDict
+
+import pytest
 from tests.core.test_scheduler import card, model, on
 from tests.core.virtual_machine import Engine, Machine
 
-from modelyard.core.events import ModelsChanged, StopWanted
+from modelyard.core.events import ModelsChanged, PressureRead, StopWanted
 from modelyard.core.policy import Policy
 from modelyard.core.specs import Limits, ModelSpec, Replicas
+
+
+class Gauges(TypedDict, total=False):
+    """What an engine says of itself."""
+
+    kv_share: float
+    waiting: int
+
 
 PATIENT = Limits(concurrency=2, idle_sleep_s=None, idle_stop_s=None)
 POLICY = Policy(scale_up_after_s=5, scale_down_after_s=120)
@@ -52,6 +63,74 @@ def test_another_replica_starts_when_requests_have_waited_for_a_place() -> None:
     comes_up(site)
 
     assert set(tickets) == set(site.granted)
+
+
+def is_full(site: Machine, *, kv_share: float | None = None, waiting: int = 0) -> None:
+    """Each engine that is ready tells its gauges."""
+    for engine in engines(site):
+        if engine.doing == "ready":
+            site.tell(PressureRead("hot", engine.run, kv_share, waiting))
+    site.check()
+
+
+@pytest.mark.parametrize("gauges", [{"kv_share": 0.95}, {"waiting": 3}])
+def test_another_replica_starts_when_an_engine_has_been_full_by_its_own_gauges(
+    gauges: Gauges,
+) -> None:
+    site = site_of(hot())
+    crowded(site, requests=1)
+    is_full(site, **gauges)
+
+    site.passes(4.9)
+    assert len(engines(site)) == 1
+    site.passes(0.2)
+
+    assert len(engines(site)) == 2
+
+
+def test_an_engine_that_was_full_for_a_moment_needs_no_other_replica() -> None:
+    site = site_of(hot())
+    crowded(site, requests=1)
+    is_full(site, kv_share=0.95)
+    site.passes(4)
+    is_full(site, kv_share=0.5)
+    site.passes(1)
+    is_full(site, kv_share=0.95)
+
+    site.passes(4)
+
+    assert len(engines(site)) == 1
+
+
+def test_while_one_of_its_engines_has_room_no_other_comes() -> None:
+    site = site_of(hot())
+    crowded(site, requests=1)
+    is_full(site, waiting=1)
+    site.passes(6)
+    comes_up(site)
+    first, second = engines(site)
+    assert first.doing == second.doing == "ready"
+
+    site.tell(PressureRead("hot", second.run, 0.2, 0))
+    site.passes(60)
+
+    assert len(engines(site)) == 2
+
+
+def test_what_an_engine_said_before_it_ended_does_not_count() -> None:
+    site = site_of(hot())
+    (ticket,) = crowded(site, requests=1)
+    is_full(site, waiting=1)
+    (engine,) = engines(site)
+    site.exits(engine, "killed")
+    site.passes(1)
+    site.ask("hot")
+    comes_up(site)
+    assert ticket in site.granted
+
+    site.passes(60)
+
+    assert len(engines(site)) == 1
 
 
 def test_one_replica_comes_at_a_time() -> None:

@@ -72,6 +72,18 @@ def test_a_higher_priority_goes_first_whatever_turn_it_is() -> None:
     assert drained(queue) == [2, 3, 0, 1, 4]
 
 
+def test_who_has_waited_for_the_bound_gets_every_second_turn_behind_higher_priorities() -> None:
+    queue = WaitQueue()
+    for ticket, priority, arrived in ((1, 0, 0.0), (2, 0, 1.0), (3, 0, 50.0)):
+        queue.add(Waiting(ticket, arrived, "patient", priority))
+    for ticket in range(4, 10):
+        queue.add(Waiting(ticket, 40.0, "urgent", 5))
+
+    served = [queue.pop(aged_before=10.0).ticket for _ in range(9)]
+
+    assert served == [4, 1, 5, 2, 6, 7, 8, 9, 3]
+
+
 def test_nobody_can_be_taken_from_an_empty_queue() -> None:
     queue = WaitQueue()
 

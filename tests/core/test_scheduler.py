@@ -383,6 +383,24 @@ def test_the_gate_opens_again_when_nobody_waits_behind_it() -> None:
     assert world.live == {"a": 1}
 
 
+def test_within_one_model_a_key_of_higher_priority_goes_first_within_the_age_bound() -> None:
+    one_at_a_time = Limits(concurrency=1)
+    world = World(model("a", limits=one_at_a_time), policy=Policy(fair_after_s=10))
+    world.finish(world.up("a"))
+    running = world.ask("a")
+    world.tell(RequestWaits("a", 101, "guest", 0))
+    for ticket in range(102, 106):
+        world.tell(RequestWaits("a", ticket, "staff", 1))
+
+    world.finish(running)
+    assert world.granted[-1] == 102
+    world.passes(10)
+    for _ in range(2):
+        world.finish(world.granted[-1])
+
+    assert world.granted[-2:] == [103, 101], "nobody starves behind a higher priority"
+
+
 def test_a_higher_priority_goes_first() -> None:
     world = World(model("a"), model("b"), model("c", priority=5), mib=100)
     world.finish(world.up("a"))

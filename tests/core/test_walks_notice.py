@@ -91,7 +91,7 @@ def suspicion_is_forgotten(patch: pytest.MonkeyPatch) -> None:
 
 
 def priorities_are_forgotten(patch: pytest.MonkeyPatch) -> None:
-    def pop(queue: WaitQueue) -> Waiting:
+    def pop(queue: WaitQueue, aged_before: float = 0.0) -> Waiting:
         oldest = queue.remove(queue.oldest.ticket)
         assert oldest is not None
         return oldest

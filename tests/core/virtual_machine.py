@@ -212,9 +212,10 @@ class Machine:
         asked = self.waiting.pop(ticket, None)
         assert asked is not None, f"{ticket} granted, and it does not wait"
         assert asked.model == model
+        is_aged = self.now - asked.at >= self.scheduler.policy.fair_after_s
         for other in self.waiting.values():
             if other.model == model:
-                assert other.priority <= asked.priority, f"{asked} before {other}"
+                assert other.priority <= asked.priority or is_aged, f"{asked} before {other}"
                 older = (other.key, other.priority) == (asked.key, asked.priority)
                 assert not (older and other.ticket < ticket), f"{asked} before {other}"
         self._serves(model, run)

@@ -54,10 +54,19 @@ def model(
         ("{", "{"),
     ],
 )
-def test_only_the_four_blanks_are_filled(argument: str, expected: str) -> None:
+def test_only_the_known_blanks_are_filled(argument: str, expected: str) -> None:
     command = ENGINE.command(model("serve", argument), DEFAULT, HERE)
 
     assert command.argv == ("serve", expected)
+
+
+def test_a_command_that_names_the_socket_listens_there() -> None:
+    spec = model("x", "{port}", profiles=(Profile("a", command=("y", "{socket}")), Profile("b")))
+    there = Endpoint("127.0.0.1", 0, "/run/m/s.sock")
+
+    assert ENGINE.takes_socket(spec, Placement("a", {}))
+    assert not ENGINE.takes_socket(spec, Placement("b", {}))
+    assert ENGINE.command(spec, Placement("a", {}), there).argv == ("y", "/run/m/s.sock")
 
 
 def test_blanks_in_variables_are_filled_too() -> None:
@@ -116,10 +125,11 @@ def test_health_is_asked_where_the_model_says() -> None:
 # --------------------------------------------------------------------------------------- problems
 
 NO_PORT = (
-    "the command never uses {port}; where a script has a port of its own, "
-    "write it as options: {port: 10001}"
+    "the command never uses {port}, nor {socket} for a Unix socket; where a script has a port of "
+    "its own, write it as options: {port: 10001}"
 )
-KNOWN = "there are {port}, {host}, {model}, {alias}"
+BOTH = "it is given a port and {socket} as well; it can listen in one place only"
+KNOWN = "there are {port}, {socket}, {host}, {model}, {alias}"
 
 
 @pytest.mark.parametrize(
@@ -127,6 +137,9 @@ KNOWN = "there are {port}, {host}, {model}, {alias}"
     [
         (model("serve", "{port}"), []),
         (model("serve", env={"PORT": "{port}"}), []),
+        (model("serve", "--uds", "{socket}"), []),
+        (model("serve", "{socket}", env={"PORT": "{port}"}), [f"command: {BOTH}"]),
+        (model("serve", "{socket}", options={"port": 10001}), [f"command: {BOTH}"]),
         (model("serve"), [f"command: {NO_PORT}"]),
         (model("serve", "{{port}}"), [f"command: {NO_PORT}"]),
         (model(), ["command: write the program to start and its arguments"]),

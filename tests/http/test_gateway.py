@@ -15,7 +15,7 @@ from tests.conftest import Serve
 
 from modelyard.core.specs import Limits, Task
 from modelyard.http.routes import INFERENCE
-from modelyard.runtime.readiness import is_taken
+from modelyard.runtime.dialing import is_taken
 from modelyard.testing.server import Running, fake_model
 
 pytestmark = pytest.mark.usefixtures("nothing_left")
@@ -187,7 +187,7 @@ def _protocols(server: Running) -> list[Any]:
         ("/v1/chat/completions", b"", 400, "invalid_request", "not valid JSON"),
         ("/v1/chat/completions", b"[1, 2]", 400, "invalid_request", "not what this route expects"),
         ("/v1/chat/completions", b'{"model": 7}', 400, "invalid_request", "$.model"),
-        ("/v1/chat/completions", b'{"messages": []}', 400, "invalid_request", "names no model"),
+        ("/v1/embeddings", b'{"input": "x"}', 400, "invalid_request", "names no model"),
         ("/v1/chat/completions", b'{"model": "qwen-smal"}', 404, "model_not_found", "qwen-small"),
         ("/v1/embeddings", b'{"model": "qwen-small"}', 400, "wrong_task", "asks for embedding"),
         ("/v1/rerank", b'{"model": "qwen-small"}', 400, "wrong_task", "chat, completion"),

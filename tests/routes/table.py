@@ -2,7 +2,8 @@
 
 Laws of this file:
 - A test that shows that a route works says so: `@pytest.mark.shows(route=..., engine=...,
-  dialect=...)`, once for each pair. Files are read, never imported: no engine has to be installed.
+  dialect=...)`, once for each engine and dialect; `route` is a path or a list of paths. Files are
+  read, never imported: no engine has to be installed.
 - Every route of `http/routes.py` has a row. What no test shows has no mark.
 - A mark that names what is not there is an error, never a row of its own.
 
@@ -49,8 +50,8 @@ HEAD: Final = """\
 
 Every route on which a model is asked, and with which engines a test shows that it works: through a
 whole server, with real requests. ✓ is the engine itself, ○ a program of ours in its place. An empty
-place says that no test shows it, not that it fails: a request that needs no translation is passed on to
-any engine that has the route.
+place says that no test shows it, not that it fails: what needs no translation is passed on to any
+engine that has the route.
 
 `.venv/bin/python tests/routes/table.py` writes this page from the marks on the tests.
 
@@ -98,14 +99,20 @@ def _shown_in(path: Path, folder: Path) -> Iterator[Shown]:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             for mark in node.decorator_list:
                 if isinstance(mark, ast.Call) and ast.unparse(mark.func) == "pytest.mark.shows":
-                    yield _read(mark, str(path.relative_to(folder)), node.name)
+                    yield from _read(mark, str(path.relative_to(folder)), node.name)
 
 
-def _read(mark: ast.Call, test: str, name: str) -> Shown:
+def _read(mark: ast.Call, test: str, name: str) -> Iterator[Shown]:
     said = {key.arg: ast.literal_eval(key.value) for key in mark.keywords}
     if mark.args or set(said) != {"route", "engine", "dialect"} or not name.startswith("test_"):
         raise WrongMark(f"{test}, {name}: a mark is shows(route=..., engine=..., dialect=...)")
-    shown = Shown(**said, test=test, name=name)
+    routes = said["route"] if isinstance(said["route"], list) else [said["route"]]
+    for route in routes:
+        yield _checked(Shown(route, said["engine"], said["dialect"], test, name))
+
+
+def _checked(shown: Shown) -> Shown:
+    test, name = shown.test, shown.name
     route = INFERENCE.get(shown.route.encode())
     if route is None:
         raise WrongMark(f"{test}, {name}: http/routes.py has no route {shown.route}")

@@ -40,7 +40,9 @@ def model(name: str, source: Path, *tasks: Task, **options: OptionValue) -> Mode
 
 
 @pytest.mark.timeout(180)  # two processes import torch
-@pytest.mark.shows(route="/v1/embeddings", engine="transformers", dialect="openai")
+@pytest.mark.shows(
+    route=["/v1/embeddings", "/v1/score", "/score"], engine="transformers", dialect="openai"
+)
 @pytest.mark.shows(route="/v1/rerank", engine="transformers", dialect="rerank")
 @pytest.mark.shows(route="/v2/rerank", engine="transformers", dialect="rerank")
 @pytest.mark.shows(route="/rerank", engine="transformers", dialect="rerank")
@@ -94,6 +96,8 @@ async def test_fifty_mixed_requests_get_what_the_libraries_give(
             *(embedded(tokens, vectors, encoding_format="base64") for _ in range(8)),
             *(ranked(path) for path in ("/v1/rerank", "/rerank", "/v2/rerank", "/v1/rerank") * 5),
         )
+        pairs = {"model": "rank", "text_1": QUESTION, "text_2": TEXTS}
+        scored = [(await client.post(path, json=pairs)).json() for path in ("/v1/score", "/score")]
         asked = {"model": "llama", "input": TEXTS}
         answer = (await client.post("/v1/embeddings", json=asked)).json()
         other = np.array([each["embedding"] for each in answer["data"]])
@@ -101,6 +105,8 @@ async def test_fifty_mixed_requests_get_what_the_libraries_give(
         print(f"\nmax abs difference alone {max(alone):.1e}, together {max(together):.1e}")
 
     assert len(together) == 50
+    for told in scored:
+        assert [each["score"] for each in told["data"]] == pytest.approx(list(scores), abs=CLOSE)
     assert max(alone + together) < CLOSE
     assert np.max(np.abs(other - vectors)) < ACROSS_ENGINES
     assert np.min(np.sum(other * vectors, axis=1)) > 0.9999

@@ -44,6 +44,8 @@ KEY_HEADERS: Mapping[str, str] = MappingProxyType(
     {"openai": "authorization", "anthropic": "x-api-key"}
 )
 """The header in which each dialect has its key."""
+ROUTING = frozenset({"model", "stream", "stream_options", "messages"})
+"""Members of a chat that Modelyard itself reads."""
 _UPSTREAM, _CIRCUIT = RemoteUpstream(""), Thresholds()
 _VISIBLE = re.compile(r"[!-~]+")
 _HOST = re.compile(r"[A-Za-z0-9._:-]+")
@@ -113,7 +115,23 @@ def _hide(key: Any) -> str:
     return HIDDEN_KEY if key else ""
 
 
+def _read_renames(value: object) -> dict[str, str]:
+    if not isinstance(value, dict):
+        raise ValueError(f"must be usual names and theirs, not {describe_kind(value)}")
+    names = {read_name(usual): read_name(theirs) for usual, theirs in value.items()}
+    for name in (*names, *names.values()):
+        if name in ROUTING:
+            raise ValueError(f"{name!r} says where a request goes and cannot be renamed")
+    if len(set(names.values())) < len(names):
+        raise ValueError("gives two parameters the same name")
+    return names
+
+
 _TEXT = {"type": "string"}
+Renames = Annotated[
+    dict[str, str] | None,
+    Kind(_read_renames, {"type": "object", "additionalProperties": _TEXT}, dict).or_none(),
+]
 
 
 class EndpointSection(Section):
@@ -149,6 +167,13 @@ class EndpointSection(Section):
         "is asked.",
     )
 
+    renames: Renames = Field(
+        None,
+        description="What parameters of chats are called there: `{max_tokens: "
+        "max_completion_tokens}`. Default: just that for api.openai.com, nothing elsewhere; `{}` "
+        "renames nothing.",
+    )
+
     def value(self, ca_file: Path | None, model: str | None = None) -> RemoteUpstream:
         """The endpoint; `ca_file` is the section's own, made absolute."""
         return RemoteUpstream(
@@ -159,6 +184,7 @@ class EndpointSection(Section):
             model=model,
             ca_file=None if ca_file is None else str(ca_file),
             connect_timeout_s=self.connect_timeout_s,
+            renames=None if self.renames is None else MappingProxyType(self.renames),
         )
 
 
@@ -252,6 +278,7 @@ def written_endpoint(upstream: RemoteUpstream) -> dict[str, Any]:
         "dialect": upstream.dialect,
         "ca_file": upstream.ca_file,
         "connect_timeout": format_duration(upstream.connect_timeout_s),
+        "renames": None if upstream.renames is None else dict(upstream.renames),
     }
 
 

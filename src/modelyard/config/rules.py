@@ -38,7 +38,9 @@ def broken_rules(file: File, wrong: Set[KeyPath]) -> Iterator[Problem]:
     yield from _names(file)
     for below, text in remotes_problems(file.remotes):
         yield Problem(("remotes", *below), text)
-    for below, text in virtual_problems(file.virtual, _all_names(file)):
+    for below, text in virtual_problems(
+        file.virtual, _all_names(file), finds_more=bool(file.models_dirs or file.remotes)
+    ):
         yield Problem(("virtual", *below), text)
     for model_id, model in file.models.items():
         path: KeyPath = ("models", model_id)

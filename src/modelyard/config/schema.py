@@ -239,6 +239,15 @@ class SchedulingSection(Section):
         description="Start another replica, up to `replicas.max`, when requests have waited this "
         "long for a place in those that run and memory is free.",
     )
+    scale_up_kv: Annotated[float, number(0.01, 1)] = Field(
+        _SCHEDULING.scale_up_kv,
+        description="An engine counts as full, as if requests waited for a place in it, when they "
+        "hold this share of its key-value cache, or when it has some that it has not begun.",
+    )
+    read_gauges_every_s: PositiveDuration = Field(
+        _SCHEDULING.read_gauges_every_s,
+        description="How often engines that may get another replica are asked how full they are.",
+    )
     scale_down_after_s: PositiveDuration = Field(
         _SCHEDULING.scale_down_after_s,
         description="Stop a replica beyond `replicas.min` that nothing was asked of for this long.",

@@ -26,6 +26,7 @@ from modelyard.config.kinds import (
 from modelyard.config.sections import Section
 from modelyard.config.units import format_duration, parse_duration
 from modelyard.config.values import KeyPath
+from modelyard.config.wording import near_names, shorten
 from modelyard.core.shaping import Choose, Range, Shape, Target, VirtualModel
 
 OURS = frozenset({"model", "stream", "stream_options"})
@@ -166,9 +167,14 @@ def shape_problems(shape: ShapeSection) -> Iterator[tuple[KeyPath, str]]:
 
 
 def virtual_problems(
-    virtuals: Mapping[str, VirtualSection], models: frozenset[str]
+    virtuals: Mapping[str, VirtualSection], models: frozenset[str], *, finds_more: bool
 ) -> Iterator[tuple[KeyPath, str]]:
-    """What is wrong with virtual models; `models` are all names that models have."""
+    """What is wrong with virtual models.
+
+    `models` are all names that described models have; `finds_more` says that there can be others,
+    in folders or at remotes. Those are looked for when the server runs, and told if they are not
+    there.
+    """
     for name, virtual in virtuals.items():
         if name in models:
             yield (name,), "is the name of a model already"
@@ -184,6 +190,10 @@ def virtual_problems(
                 if target.model in virtuals:
                     text = f"{target.model!r} is a virtual model; name models"
                     yield (name, *below, at), text
+                elif target.model not in models and not finds_more:
+                    near = near_names(target.model, sorted(models))
+                    text = f"there is no model {shorten(target.model)}{near}, and no models_dirs"
+                    yield (name, *below, at), f"{text} in which it could be found"
 
 
 def written_shape(shape: Shape | None) -> dict[str, Any]:

@@ -105,6 +105,17 @@ class MemoryMeasured(ModelEvent):
 
 
 @dataclass(frozen=True, slots=True)
+class PressureRead(ModelEvent):
+    """What a run's own gauges say of how full it is."""
+
+    run: int
+    kv_share: float | None
+    """Share of its key-value cache that requests hold, 0 to 1; None if it does not tell."""
+    waiting: int
+    """Requests that it took and has not begun."""
+
+
+@dataclass(frozen=True, slots=True)
 class FootprintLearned(ModelEvent):
     """What runs of the model take with this profile on devices of these kinds."""
 
@@ -172,6 +183,7 @@ SchedulerEvent = (
     | EngineSuspected
     | EngineCleared
     | MemoryMeasured
+    | PressureRead
     | FootprintLearned
     | CostKnown
     | DemandKnown

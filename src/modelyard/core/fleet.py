@@ -40,7 +40,7 @@ from modelyard.core.lifecycle import (
     WakeAsked,
 )
 from modelyard.core.outlook import Forecasts, Outlook, outlook
-from modelyard.core.plan import Leave, Plan, Reserve, Start, Unreserve, Wake
+from modelyard.core.plan import Deepen, Leave, Plan, Reserve, Start, Unreserve, Wake
 from modelyard.core.planning import Planner
 from modelyard.core.policy import Policy
 from modelyard.core.routing import choose
@@ -74,6 +74,8 @@ class Fleet:
         """The models that somebody waits for."""
         self._kept: dict[str, ModelState] = {}
         """The models of which some replicas are kept running."""
+        self._pressed: dict[str, ModelState] = {}
+        """The models of which an engine says that it is full."""
         self._reserved: list[ReplicaState] = []
         """The replicas that memory is promised to."""
         self._changed: set[str] = set()
@@ -114,7 +116,7 @@ class Fleet:
 
     def _is_due(self, now: float) -> bool:
         """Whether anything has happened since the last plan."""
-        is_new = bool(self._wanted or self._changed) or self._all_changed
+        is_new = bool(self._wanted or self._changed or self._pressed) or self._all_changed
         return is_new or self._look_ahead_at <= now
 
     def _serve(self, now: float) -> Iterator[SchedulerAction]:
@@ -128,7 +130,7 @@ class Fleet:
 
     def _grants(self, slot: ModelState, now: float) -> Iterator[SchedulerAction]:
         while slot.queue and (replica := choose(slot.replicas, None)) is not None:
-            request = slot.queue.pop()
+            request = slot.queue.pop(now - planning.aged_after_s(self.policy, self.pace))
             if slot.forecast is not None:
                 since, expected_s = slot.forecast
                 self.forecasts.kept.append((expected_s, now - since))
@@ -145,11 +147,12 @@ class Fleet:
             replica = planning.startable(slot, now)
             if replica is not None:
                 waiting[replica] = slot
-        crowded = [slot for slot in self._wanted.values() if slot.replicas[1:]]
+        busy = {**self._wanted, **self._pressed}
+        crowded = [slot for slot in busy.values() if slot.replicas[1:]]
         comes_up = {slot.spec.id for slot in waiting.values()}
         more = [
             slot
-            for model, slot in {**self._wanted, **self._kept}.items()
+            for model, slot in {**busy, **self._kept}.items()
             if model not in comes_up and autoscale.wants_more(slot, self.policy, now)
         ]
         changed = None if self._all_changed else self._changed
@@ -173,7 +176,8 @@ class Fleet:
             if replica is not None:
                 planner.place_in_free_memory(replica)
         if not more and all(slot.spec.id in planner.plan.placed for slot in waiting.values()):
-            ahead = Foresight(planner, self.policy, self.models.values(), now)
+            models = self.models.values()
+            ahead = Foresight(planner, self.policy, models, self._left, now)
             self._look_ahead_at = ahead.look()
         self._all_changed = False
         self._changed = set()
@@ -214,6 +218,8 @@ class Fleet:
                         yield from self._stop(replica, why, None, now)
                     else:
                         yield from self._sleep(replica, level, why, None, now)
+                case Deepen(replica, level):
+                    replica.deepen_to = level
                 case Wake(replica):
                     self._unreserve(replica)
                     replica.started_at = now

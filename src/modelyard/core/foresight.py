@@ -15,13 +15,15 @@ from __future__ import annotations
 
 import heapq
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Mapping
 from typing import NamedTuple
 
 from modelyard.core.exchange import Offer, weight
+from modelyard.core.leaving import WEIGHTS_ON_HOST, gives, has_room_for, residue, return_s
+from modelyard.core.lifecycle import State
 from modelyard.core.planning import Planner, next_replica
 from modelyard.core.policy import Policy
-from modelyard.core.specs import Placement
+from modelyard.core.specs import HOST_DEVICE, Placement
 from modelyard.core.state import ModelState, ReplicaState
 
 LOOKED_AT = 12
@@ -30,6 +32,8 @@ RETURNS = 4
 """Models that are looked at for a return."""
 WORTH = 4.0
 """How many times what others lose by it a return has to save."""
+DEEP = 2
+"""The level of sleep at which the host keeps nothing."""
 LEAST_RATE = 1e-7
 """Requests per second that are none: one in four months."""
 
@@ -48,23 +52,31 @@ class Foresight:
     """Looks ahead for one round of planning in which everybody who waits has been seen to."""
 
     def __init__(
-        self, planner: Planner, policy: Policy, models: Iterable[ModelState], now: float
+        self,
+        planner: Planner,
+        policy: Policy,
+        models: Collection[ModelState],
+        left_mib: Mapping[str, int],
+        now: float,
     ) -> None:
         self._planner = planner
         self._policy = policy
+        self._models = models
+        self._left = left_mib
         self._now = now
-        self._away = self._those_away(models)
+        self._away = self._those_away()
 
     def look(self) -> float:
         """Make room, and bring back whom it pays to have. When to look again if nothing happens."""
         look_at = self._make_room() if self._policy.make_room else math.inf
         if self._policy.prefetch:
             self._bring_back()
+        self._sink()
         return look_at
 
-    def _those_away(self, models: Iterable[ModelState]) -> list[_Away]:
+    def _those_away(self) -> list[_Away]:
         found = []
-        for slot in models:
+        for slot in self._models:
             if slot.wanted or slot.removed or slot.spec.id in self._planner.plan.placed:
                 continue
             rate = slot.demand.rate(self._now)
@@ -116,6 +128,44 @@ class Foresight:
                 self._planner.come(away.replica, place)
                 return
 
+    # ------------------------------------------------------------------------------ host memory
+
+    def _sink(self) -> None:
+        """Let the sleeper that is asked for least sleep deeper, if one in use needs its place on
+        the host more: without that it could not sleep lightly itself when it has to leave."""
+        homeless = [
+            replica
+            for slot in self._models
+            for replica in slot.replicas
+            if replica.state is State.READY and self._lacks_host(replica)
+        ]
+        if not homeless:
+            return
+        hottest = max(self._light_s(replica) for replica in homeless)
+        sleepers = [
+            (self._light_s(replica), replica.key, replica)
+            for slot in self._models
+            for replica in slot.replicas
+            if _sleeps_lightly(replica) and not slot.wanted and not replica.promised_to
+        ]
+        for saves, _, sleeper in sorted(sleepers)[:RETURNS]:
+            if hottest > WORTH * saves and self._planner.deepen(sleeper, DEEP):
+                return
+
+    def _lacks_host(self, replica: ReplicaState) -> bool:
+        """Whether only the host's memory keeps it from sleeping lightly."""
+        levels = replica.sleep_levels
+        if WEIGHTS_ON_HOST not in levels or DEEP not in levels or replica.spec.pinned:
+            return False
+        return not has_room_for(gives(replica, WEIGHTS_ON_HOST), self._left)
+
+    def _light_s(self, replica: ReplicaState) -> float:
+        """What a light sleep saves over a deep one, by the second, for each GiB on the host."""
+        host_mib = residue(replica, WEIGHTS_ON_HOST).get(HOST_DEVICE, 0)
+        saved_s = return_s(replica, DEEP) - return_s(replica, WEIGHTS_ON_HOST)
+        rate = replica.model.demand.rate(self._now) * weight(replica.model)
+        return rate * max(0.0, saved_s) * 1024 / max(1, host_mib)
+
     def _had_to_leave(self, replica: ReplicaState) -> bool:
         """Whether it would still be here if nobody else had come."""
         limits = replica.spec.limits
@@ -142,6 +192,12 @@ class Foresight:
 def _missed(offer: Offer) -> float:
     """What it costs that it is away, by the second."""
     return offer.weight * offer.rate * offer.back_s
+
+
+def _sleeps_lightly(replica: ReplicaState) -> bool:
+    """Whether it sleeps with its weights on the host, and could sleep without."""
+    light = replica.state is State.ASLEEP and replica.life.level == WEIGHTS_ON_HOST
+    return light and DEEP in replica.sleep_levels
 
 
 def _may_go(offer: Offer) -> bool:

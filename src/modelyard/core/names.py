@@ -36,7 +36,8 @@ class Names:
     """Every name that requests may use."""
 
     def __init__(self, specs: Iterable[ModelSpec], virtuals: Iterable[VirtualModel] = ()) -> None:
-        specs = tuple(specs)
+        self.specs = specs = tuple(specs)
+        """Every model, in the order in which they were declared and found."""
         self._by_name: dict[str, Meaning] = {}
         for spec in specs:
             for name, shape in spec.variants.items():

@@ -47,7 +47,15 @@ class Unreserve:
     replica: ReplicaState
 
 
-PlanStep = Start | Wake | Leave | Reserve | Unreserve
+@dataclass(frozen=True, slots=True)
+class Deepen:
+    """A sleeper that wakes only to sleep deeper, so that others get its place on the host."""
+
+    replica: ReplicaState
+    level: int
+
+
+PlanStep = Start | Wake | Deepen | Leave | Reserve | Unreserve
 
 
 @dataclass(slots=True)

@@ -24,7 +24,7 @@ from modelyard.core.exchange import Newcomer, Offer
 from modelyard.core.leaving import gives
 from modelyard.core.lifecycle import State
 from modelyard.core.moves import Moves
-from modelyard.core.plan import Unreserve
+from modelyard.core.plan import Deepen, Unreserve
 from modelyard.core.policy import Policy
 from modelyard.core.specs import HOST_DEVICE, Device, Placement
 from modelyard.core.state import GOING, ModelState, ReplicaState
@@ -316,6 +316,15 @@ class Planner(Moves):
         if leaver.in_flight or not self._moving.isdisjoint(gpus):
             return False
         self._leave(leaver, offer.level, "to make room before it is needed")
+        return True
+
+    def deepen(self, sleeper: ReplicaState, level: int) -> bool:
+        """Have a sleeper wake where memory is free, to sleep deeper; whether there is the room."""
+        place = self.free_place(sleeper)
+        if place is None:
+            return False
+        self.plan.steps.append(Deepen(sleeper, level))
+        self.come(sleeper, place)
         return True
 
     def up_s(self, slot: ModelState) -> float:

@@ -35,6 +35,11 @@ class Policy:
     """An idle model leaves ahead only when nothing was asked of it for this long."""
     scale_up_after_s: float = 5.0
     """Another replica is started when requests have waited this long for room in those that run."""
+    scale_up_kv: float = 0.9
+    """An engine is full, as if requests waited for it, when they hold this share of its key-value
+    cache, or when it has some that it has not begun."""
+    read_gauges_every_s: float = 2.0
+    """How often the gauges of engines that may get another replica are read."""
     scale_down_after_s: float = 120.0
     """A replica beyond `min` that nothing was asked of for this long is stopped."""
     max_start_attempts: int = 3

@@ -4,11 +4,14 @@ Laws of this file:
 - A higher priority is served first; within one priority the keys take turns, so that one client
   with a thousand requests delays another by one request and not by a thousand; within one key the
   first to come is the first served.
+- Nobody starves behind a higher priority: once somebody of a lower one has waited for the bound,
+  theirs is every second turn.
 - Whoever leaves leaves at once and changes nobody's order.
 """
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -27,13 +30,15 @@ class Waiting:
 class WaitQueue:
     """Waiting requests of one model. Iterating gives their tickets in the order of arrival."""
 
-    __slots__ = ("_arrivals", "_lanes", "_waiting")
+    __slots__ = ("_arrivals", "_lanes", "_passed", "_waiting")
 
     def __init__(self) -> None:
         self._waiting: dict[int, Waiting] = {}
         self._lanes: dict[int, dict[str, deque[int]]] = {}
         """By priority, then by key in the order of their turns; no lane is empty."""
         self._arrivals = 0.0
+        self._passed = False
+        """Whether a higher priority was served last although a lower one had waited too long."""
 
     def __len__(self) -> int:
         return len(self._waiting)
@@ -59,9 +64,12 @@ class WaitQueue:
         lane = self._lanes.setdefault(request.priority, {})
         lane.setdefault(request.key, deque()).append(request.ticket)
 
-    def pop(self) -> Waiting:
-        """Take out whose turn it is. Raises ValueError when nobody waits."""
-        lane = self._lanes[max(self._lanes)]
+    def pop(self, aged_before: float = -math.inf) -> Waiting:
+        """Take out whose turn it is. Raises ValueError when nobody waits.
+
+        Who came before `aged_before` has waited too long behind higher priorities.
+        """
+        lane = self._lanes[self._priority(aged_before)]
         key = next(iter(lane))
         line = lane.pop(key)
         request = self._waiting[line.popleft()]
@@ -69,6 +77,21 @@ class WaitQueue:
             lane[key] = line  # its next turn comes after everybody else's
         self._forget(request)
         return request
+
+    def _priority(self, aged_before: float) -> int:
+        """Which priority is served now."""
+        highest = max(self._lanes)
+        if len(self._lanes) == 1:
+            return highest
+        oldest_s, priority = min((self._since(each), each) for each in self._lanes)
+        self._passed = not self._passed and priority != highest and oldest_s <= aged_before
+        if self._passed or priority == highest or oldest_s > aged_before:
+            return highest
+        return priority
+
+    def _since(self, priority: int) -> float:
+        """When the oldest of a priority came."""
+        return min(self._waiting[line[0]].arrived for line in self._lanes[priority].values())
 
     def remove(self, ticket: int) -> Waiting | None:
         """Take out who no longer waits; None if it does not wait."""

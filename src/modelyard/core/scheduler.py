@@ -15,7 +15,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Iterator
 
-from modelyard.core import admission, moves, placement
+from modelyard.core import admission, autoscale, moves, placement
 from modelyard.core.costs import SLEEP, WAKE, Step
 from modelyard.core.demand import Demand
 from modelyard.core.errors import (
@@ -39,6 +39,7 @@ from modelyard.core.events import (
     MemoryMeasured,
     ModelEvent,
     ModelsChanged,
+    PressureRead,
     Refuse,
     RequestLeft,
     RequestWaits,
@@ -194,6 +195,8 @@ class Scheduler(Upkeep):
                 return self._engine_news(slot, news, now)
             case MemoryMeasured():
                 return self._measured(slot, event, now)
+            case PressureRead():
+                self._pressure(slot, event, now)
             case _:
                 self._learn(slot, event, now)
         return []
@@ -208,6 +211,22 @@ class Scheduler(Upkeep):
         if event.lost and replica.state is State.READY:
             gone = ", ".join(event.lost)
             yield from self._stop(replica, f"its memory on {gone} was lost", 0.0, now)
+
+    def _pressure(self, slot: ModelState, read: PressureRead, now: float) -> None:
+        replica = slot.replica_of(read.run)
+        if replica is None or replica.state is not State.READY:
+            return
+        if not autoscale.is_full(read, self.policy):
+            replica.pressed_since = None
+        elif replica.pressed_since is None:
+            replica.pressed_since = now
+        self._note_pressure(slot)
+
+    def _note_pressure(self, slot: ModelState) -> None:
+        if any(replica.pressed_since is not None for replica in slot.replicas):
+            self._pressed[slot.spec.id] = slot
+        else:
+            self._pressed.pop(slot.spec.id, None)
 
     def _learn(self, slot: ModelState, event: SchedulerEvent, now: float) -> None:
         match event:
@@ -325,6 +344,9 @@ class Scheduler(Upkeep):
         before = replica.state
         self._changed.update(replica.held_mib)
         yield from self._apply(replica, news, now)
+        if replica.state is not State.READY and replica.pressed_since is not None:
+            replica.pressed_since = None
+            self._note_pressure(slot)
         match news:
             case EngineReady() if replica.state is State.READY:
                 yield from self._became_ready(replica, before, now)
@@ -468,6 +490,7 @@ class Scheduler(Upkeep):
         del self.models[slot.spec.id]
         self._wanted.pop(slot.spec.id, None)
         self._kept.pop(slot.spec.id, None)
+        self._pressed.pop(slot.spec.id, None)
 
     def _devices_changed(
         self, devices: tuple[Device, ...], now: float

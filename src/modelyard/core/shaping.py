@@ -55,6 +55,21 @@ class Shape:
             timeout_s=other.timeout_s or self.timeout_s,
         )
 
+    def told(self) -> dict[str, Json]:
+        """What is changed, for people: nothing that is not; header lines by their names alone,
+        because their values may be secret."""
+        parts: dict[str, Json] = {
+            "strip": list[Json](sorted(self.strip)),
+            "default": dict(self.default),
+            "set": dict(self.set),
+            "clamp": {name: list[Json](bounds) for name, bounds in self.clamp.items()},
+            "max_output_tokens": self.max_output_tokens,
+            "system": self.system,
+            "headers": list[Json](sorted(self.headers)),
+            "timeout_s": self.timeout_s,
+        }
+        return {name: part for name, part in parts.items() if part}
+
     @property
     def changes_body(self) -> bool:
         """Whether it changes more than header lines and times."""

@@ -181,6 +181,9 @@ class RemoteUpstream:
     ca_file: str | None = None
     """Certificates to trust in place of the system's."""
     connect_timeout_s: float = 5.0
+    renames: Mapping[str, str] | None = None
+    """What parameters of chats are called there, by their usual names; None leaves that to who is
+    known to be there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -270,9 +273,16 @@ class Endpoint:
 
     host: str
     port: int
+    path: str = ""
+    """Of a Unix socket, in whose place `host` and `port` mean nothing."""
 
     def __str__(self) -> str:
-        return f"{self.host}:{self.port}"
+        return self.path or f"{self.host}:{self.port}"
+
+    @property
+    def authority(self) -> str:
+        """What the Host header of a request to it says."""
+        return "localhost" if self.path else f"{self.host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)

@@ -70,12 +70,16 @@ class ReplicaState:
     """It left for another model, and not because nobody used it."""
     level_asked: int = 0
     """The level at which a person wants it asleep, until it is."""
+    deepen_to: int = 0
+    """The level at which it is to sleep once it has woken for that; 0 if it wakes to serve."""
     last_used: float = 0.0
     ready_since: float = 0.0
     started_at: float = 0.0
     changing_since: float = 0.0
     """When it began to sleep or to stop, the drain left out."""
     retry_at: float = 0.0
+    pressed_since: float | None = None
+    """Since when its engine says that it is full; None if it is not."""
     suspected: bool = False
     """The engine broke an exchange off and has not shown since that it lives."""
     why_stopping: str = ""

@@ -84,6 +84,8 @@ class Upkeep(Fleet):
         slot, limits = replica.model, replica.spec.limits
         if replica.state is not State.READY:
             replica.level_asked = 0
+        if replica.deepen_to and replica.state is not State.WAKING:
+            yield from self._deepen(replica, now)
         asked = replica.level_asked
         if not asked and self._unused_until(replica) > now:
             return
@@ -105,6 +107,13 @@ class Upkeep(Fleet):
             yield from self._sleep(
                 replica, level, f"unused for {limits.idle_sleep_s:g} s", None, now
             )
+
+    def _deepen(self, replica: ReplicaState, now: float) -> Iterator[SchedulerAction]:
+        """It woke to sleep deeper: so it does, unless somebody has come for it meanwhile."""
+        level, replica.deepen_to = replica.deepen_to, 0
+        if replica.is_idle and level in replica.sleep_levels:
+            why = "to leave memory of the host to others"
+            yield from self._sleep(replica, level, why, None, now)
 
     def _unused_until(self, replica: ReplicaState) -> float:
         return min(self._stop_after(replica), self._sleep_after(replica))

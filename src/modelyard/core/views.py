@@ -52,6 +52,14 @@ class VirtualView:
     targets: list[str]
     """Those of the mode that holds, the best one first."""
     fallback: bool
+    tasks: list[str] = field(default_factory=list)
+    """What all of its targets can be asked to do."""
+    state: str = "stopped"
+    """`ready` if one of its targets is; else the state of the first."""
+    models: list[str] = field(default_factory=list)
+    """Ids of the models that the targets mean."""
+    unknown: list[str] = field(default_factory=list)
+    """Targets that no model has as a name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +94,13 @@ class ModelView:
     tasks: list[str]
     engine: str
     aliases: list[str] = field(default_factory=list)
+    # Any is Json, a recursive type, which not all that carries these values can express.
+    shape: dict[str, Any] = field(default_factory=dict)
+    """What is changed in the requests to it."""
+    variants: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What is changed in the requests under each of its other names that change something."""
+    virtuals: list[str] = field(default_factory=list)
+    """The virtual models that it stands behind now."""
     source: str | None = None
     context_length: int | None = None
     needs_mib: dict[str, int] = field(default_factory=dict)
@@ -154,6 +169,9 @@ class WaitingView:
     next_step: str
     """What happens next."""
     priority: int = 0
+    named: str = ""
+    """What the client has called the model: an alias, a variant or a virtual model; empty if
+    nobody knows."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from modelyard.core.errors import InvalidRequest
 from modelyard.core.specs import Task
@@ -55,6 +55,18 @@ class Reply(Protocol):
 
     def failed(self, problem: Problem) -> bytes:
         """The stream breaks off here: the dialect's own error event. Nothing follows it."""
+        ...
+
+
+@runtime_checkable
+class WaitingReply(Reply, Protocol):
+    """A reply that can say within its stream that the answer is still waited for."""
+
+    def waiting(self, wall: float) -> bytes:
+        """Nothing of an answer has come yet. Before the first part; as often as wanted.
+
+        `wall` is the moment in seconds since 1970.
+        """
         ...
 
 

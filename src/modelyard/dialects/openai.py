@@ -30,6 +30,21 @@ def error_event(problem: Problem) -> bytes:
     return event(error(problem))
 
 
+def news(text: str, request_id: str, model: str, wall: float, *, is_first: bool) -> bytes:
+    """A chunk of a streamed chat that says how the wait for its answer goes, as reasoning: clients
+    show that apart from the answer and do not send it back. `wall` is in seconds since 1970."""
+    role = {"role": "assistant"} if is_first else {}
+    delta = {**role, "content": None, "reasoning_content": text}
+    chunk = {
+        "id": f"chatcmpl-{request_id}",
+        "object": "chat.completion.chunk",
+        "created": int(wall),
+        "model": model,
+        "choices": [{"index": 0, "delta": delta, "finish_reason": None}],
+    }
+    return event(msgspec.json.encode(chunk))
+
+
 def error_type(status: int) -> str:
     """OpenAI's coarse word for a status."""
     if status == 404:

@@ -99,6 +99,15 @@ class ResponsesReply:
     def part(self, data: bytes) -> bytes:
         return b"".join(self._heard(said) for said in self._reader.feed(data))
 
+    def waiting(self, wall: float) -> bytes:
+        """The answer is still waited for. A `dialects.base.WaitingReply`: Codex counts events, and
+        no comments."""
+        begun, output = self._opened(Answer(created=int(wall)))
+        if begun:
+            return begun
+        response = self._response("in_progress", output.said())
+        return self._told([("response.in_progress", {"response": response})])
+
     def end(self) -> bytes:
         if self._is_over:
             return b""

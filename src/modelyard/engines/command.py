@@ -1,11 +1,12 @@
-"""Any program that speaks the OpenAI API: a command line with four blanks to fill in.
+"""Any program that speaks the OpenAI API: a command line with five blanks to fill in.
 
 Laws of this file:
-- Exactly `{port}`, `{host}`, `{model}` and `{alias}` are replaced, wherever they stand in an
-  argument or in the value of a variable. Any other single word in braces is reported, because it
-  is most likely a mistake; `{{word}}` stands for the text `{word}`. All other braces are left as
+- Exactly `{port}`, `{socket}`, `{host}`, `{model}` and `{alias}` are replaced, wherever they stand
+  in an argument or in the value of a variable. Any other single word in braces is reported, because
+  it is most likely a mistake; `{{word}}` stands for the text `{word}`. All other braces are left as
   they are: JSON, `${HOME}` of a shell, `{{ x }}` of a template.
 - No shell is involved. Where one is wanted, the command says so: `[bash, -c, "..."]`.
+- A command that names `{socket}` listens on a Unix socket at that path, in place of a port.
 - A script that insists on a port of its own states it as `options: {port: 10001}`.
 """
 
@@ -32,7 +33,7 @@ from modelyard.engines.quirks import COUNTS_BY_ANSWERING, Quirks
 from modelyard.engines.sleeping import PRESETS
 from modelyard.engines.visibility import visible_devices
 
-BLANKS = ("port", "host", "model", "alias")
+BLANKS = ("port", "socket", "host", "model", "alias")
 
 _BLANK = re.compile(r"\{\{(?P<kept>[A-Za-z_]+)\}\}|(?<!\$)\{(?P<name>[A-Za-z_]+)\}")
 _SCRIPTS = frozenset({".sh", ".bash", ".bat", ".cmd", ".ps1", ".py"})
@@ -74,10 +75,10 @@ class CommandEngine:
         return tuple(_problems(spec))
 
     def command(self, spec: ModelSpec, placement: Placement, endpoint: Endpoint) -> Command:
-        profile = next((p for p in spec.profiles if p.name == placement.profile), None)
-        argv = profile.command if profile is not None and profile.command else spec.command
+        argv = _argv(spec, placement)
         values = {
             "port": str(endpoint.port),
+            "socket": endpoint.path,
             "host": endpoint.host,
             "model": spec.source or spec.id,
             "alias": spec.id,
@@ -87,6 +88,10 @@ class CommandEngine:
         seen = visible_devices(placement) if set(placement.claims_mib) - {HOST_DEVICE} else {}
         env = {**seen, **{name: fill(value, values) for name, value in spec.env.items()}}
         return Command((program_path(filled[0], spec.cwd), *filled[1:]), env=env, cwd=spec.cwd)
+
+    def takes_socket(self, spec: ModelSpec, placement: Placement) -> bool:
+        """Whether the command that `placement` starts listens on a Unix socket."""
+        return "socket" in _used(_argv(spec, placement), spec)
 
     def fixed_port(self, spec: ModelSpec) -> int | None:
         """`options.port`, for programs that choose their port themselves."""
@@ -127,6 +132,16 @@ class CommandEngine:
     def memory_report(self, lines: Sequence[str], placement: Placement) -> Mapping[str, int]:
         """What vLLM or llama.cpp says, if the command starts one of them."""
         return {**reports.llamacpp(lines, placement), **reports.vllm(lines, placement)}
+
+
+def _argv(spec: ModelSpec, placement: Placement) -> Sequence[str]:
+    profile = next((p for p in spec.profiles if p.name == placement.profile), None)
+    return profile.command if profile is not None and profile.command else spec.command
+
+
+def _used(argv: Sequence[str], spec: ModelSpec) -> set[str]:
+    """The blanks of a command and its variables."""
+    return {blank for text in (*argv, *spec.env.values()) for blank in blanks(text)}
 
 
 def fill(text: str, values: Mapping[str, str]) -> str:
@@ -186,11 +201,16 @@ def command_problems(
 
 
 def _port_problems(path: str, argv: Sequence[str], spec: ModelSpec) -> Iterator[str]:
-    used = {blank for text in (*argv, *spec.env.values()) for blank in blanks(text)}
-    if "port" not in used and _PORT_OPTION not in spec.options:
+    used = _used(argv, spec)
+    has_port = "port" in used or _PORT_OPTION in spec.options
+    if "socket" in used and has_port:
         yield (
-            f"{path}: the command never uses {{port}}; where a script has a port of its own, "
-            "write it as options: {port: 10001}"
+            f"{path}: it is given a port and {{socket}} as well; it can listen in one place only"
+        )
+    elif "socket" not in used and not has_port:
+        yield (
+            f"{path}: the command never uses {{port}}, nor {{socket}} for a Unix socket; where a "
+            "script has a port of its own, write it as options: {port: 10001}"
         )
 
 

@@ -59,6 +59,19 @@ class Quirks:
     """For routes whose answers are in another dialect, streams among them: from the request in
     OpenAI's shape, and the present in seconds since the epoch, to what turns the answer back."""
 
+    def concern(self, route: str) -> bool:
+        """Whether anything about this route is unusual."""
+        return (
+            self.served_name is not None
+            or self.base is not None
+            or bool(self.query)
+            or route in self.paths
+            or route in self.requests
+            or route in self.answers
+            or route in self.replies
+            or route == COUNT_PATH
+        )
+
     def path(self, route: str) -> str:
         """The engine's route for a usual one."""
         path = self.paths.get(route)

@@ -4,17 +4,21 @@ Laws of this file:
 - A key is in the header lines of its own upstream and nowhere else: not in a message, not in a
   `repr`, and those lines are sent over connections to that upstream's own address alone.
 - No process, no memory: a remote is ready as soon as nothing speaks against it.
+- Where OpenAI itself is asked, `max_tokens` becomes `max_completion_tokens`, unless the
+  configuration says otherwise: its newer models refuse the old name, and none refuses the new one.
 - An address is the base URL as OpenAI's clients take it, `https://api.openai.com/v1`: routes are
   appended to it. One without a path means `/v1`, which is where servers of our kind have them.
 
 Source: base URLs and `Authorization: Bearer` of OpenAI's clients
 (platform.openai.com/docs/api-reference); `GET /models` exists beside every one of their routes.
+`max_tokens` is deprecated there (chat/create), and an error for o-series models and gpt-5.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from types import MappingProxyType
 from typing import Final
 from urllib.parse import urlsplit
@@ -33,6 +37,7 @@ from modelyard.core.specs import (
 from modelyard.dialects import to_anthropic
 from modelyard.engines.base import Failure
 from modelyard.engines.quirks import USUAL_BASE, Quirks
+from modelyard.engines.rename import with_parameters
 
 ANTHROPIC: Final = "anthropic"
 SPEAKS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
@@ -42,6 +47,8 @@ SPEAKS: Final[Mapping[str, frozenset[str]]] = MappingProxyType(
     }
 )
 _CHAT: Final = "/v1/chat/completions"
+_OPENAIS: Final = "api.openai.com"
+_OPENAIS_NAMES: Final[Mapping[str, str]] = MappingProxyType({"max_tokens": "max_completion_tokens"})
 _PORTS = {"http": 80, "https": 443}
 
 
@@ -85,6 +92,9 @@ def _target(upstream: RemoteUpstream, model: str, key: str) -> Target:
             requests={_CHAT: to_anthropic.request},
             replies={_CHAT: to_anthropic.reply_to},
         )
+    elif renames := _renames(upstream, host):
+        rename = partial(with_parameters, names=renames)
+        quirks = replace(quirks, requests={_CHAT: rename})
     return Target(
         name=f"{parts.scheme}://{authority}",
         endpoint=Endpoint(host, port),
@@ -97,6 +107,13 @@ def _target(upstream: RemoteUpstream, model: str, key: str) -> Target:
         weight=upstream.weight,
         connect_timeout_s=upstream.connect_timeout_s,
     )
+
+
+def _renames(upstream: RemoteUpstream, host: str) -> Mapping[str, str]:
+    """What parameters of chats are called there, by their usual names."""
+    if upstream.renames is not None:
+        return upstream.renames
+    return _OPENAIS_NAMES if host == _OPENAIS else {}
 
 
 def _upstreams(spec: ModelSpec) -> tuple[RemoteUpstream, ...]:

@@ -1,4 +1,4 @@
-"""Another name for the model in a request, and not a byte of the rest.
+"""Other names in a request: for the model, and not a byte of the rest; and for parameters.
 
 Laws of this file:
 - The top-level `model` alone changes; order, spaces, numbers and escapes of everything else reach
@@ -7,11 +7,14 @@ Laws of this file:
   first would otherwise serve another model than the one that was asked for.
 - A form (RFC 7578), in which recordings and images come, has its field `model` replaced wherever it
   stands, for the same reason. Its boundary is taken from its first line.
+- A parameter under another name keeps the bytes of its value. Who has written both names means the
+  new one.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 
 import msgspec
 
@@ -51,6 +54,25 @@ def with_name(body: bytes, name: str) -> bytes:
         return _encode({**members, "model": name})
     begin, end = span
     return body if body[begin:end] == wanted else b"".join((body[:begin], wanted, body[end:]))
+
+
+def with_parameters(body: bytes, names: Mapping[str, str]) -> bytes:
+    """`body`, a JSON object, with its top-level members called as `names` says: old to new.
+
+    It is returned as it is where it has none of them, and where it is no JSON object.
+    """
+    try:
+        members = _members(body)
+    except UNREADABLE:
+        return body
+    if not names.keys() & members.keys():
+        return body
+    renamed: dict[str, msgspec.Raw] = {}
+    for name, value in members.items():
+        new = names.get(name, name)
+        if new == name or new not in members:
+            renamed[new] = value
+    return _encode(renamed)
 
 
 def _in_form(body: bytes, name: str) -> bytes:

@@ -93,7 +93,9 @@ def build(
         description="One OpenAI-compatible endpoint for every model you own.",
     )
     app.include_router(_health())
-    app.include_router(listing.routes(yard, facts.started_at, lambda: facts.list_aliases))
+    app.include_router(
+        listing.routes(yard, facts.found, facts.started_at, lambda: facts.list_aliases)
+    )
     app.include_router(virtuals.routes(yard))
     app.include_router(upstreams.routes(yard))
     app.include_router(responses.routes())
@@ -156,7 +158,7 @@ def _server(yard: Loop, facts: Facts, pulls: Pulls) -> APIRouter:
             sleeps=yard.sleeps,
             wakes=yard.wakes,
             estimates_off_s=yard.scheduler.forecasts.error_s(),
-            problems=list(facts.problems),
+            problems=[*facts.problems, *yard.virtuals.problems(yard.names)],
         )
 
     @router.get("/waiting")

@@ -21,7 +21,7 @@ from modelyard.http import forms, openai
 from modelyard.http.access import Caller, resolved
 from modelyard.http.routes import Route, request_line
 from modelyard.http.shaping import shaped
-from modelyard.runtime.upstream import Upstream
+from modelyard.runtime.upstream import Buffer, Upstream
 
 if TYPE_CHECKING:
     from modelyard.engines.quirks import Quirks
@@ -79,6 +79,22 @@ class Asking:
             return openai.peek_form(bytes(self._body), content_type)
         return openai.peek(self.body)
 
+    def only(self, names: Names, caller: Caller) -> str:
+        """The id of the model that is meant where none is named: the only one for this task that
+        the caller may use. Raises InvalidRequest where there is none, or more than one.
+
+        Clients of a server that has one model, like llama.cpp's, do not name it.
+        """
+        task = self.route.task
+        fit = [
+            spec.id
+            for spec in names.specs
+            if (task is None or task in spec.tasks) and caller.may_use(spec.id)
+        ]
+        if len(fit) != 1:
+            raise openai.no_model()
+        return fit[0]
+
     def aim(self, name: str, names: Names, caller: Caller) -> ModelSpec:
         """Have the request go to the model of this name. Raises ModelNotFound and WrongTask."""
         if not names.knows(name):
@@ -95,34 +111,44 @@ class Asking:
 
     def head_and_body(
         self, upstream: Upstream, forwarded: Sequence[bytes], request_id: bytes
-    ) -> bytes:
-        """The request as this upstream wants it; `forwarded` are header lines of the client."""
+    ) -> tuple[bytes, Buffer]:
+        """The request as this upstream wants it, and its body if that is too large to be copied;
+        `forwarded` are header lines of the client."""
         route, shape = self.route, self.shape
-        path, first, body = route.engine_path, route.engine_request, self.body
+        path, first = route.engine_path, route.engine_request
+        asked, lead = self.body, b""
         if self._served_as is not None or (shape is not None and shape.changes_body):
-            body = self._changed(body)
+            asked = self._changed(asked)
+        body: Buffer = asked
         if route.native_path is not None and self._may_pass(upstream):
             path, body, self.reply = route.native_path, self._body, None
             first = request_line(path)
         elif self.wants_stream and upstream.tells_usage:
-            body = openai.asking_for_usage(body, self.seen)
-        quirks = self._quirks = upstream.quirks
+            lead, body = openai.asking_for_usage(asked, self.seen)
+        quirks = upstream.quirks
+        if quirks is not None and not quirks.concern(path):
+            quirks = None
+        self._quirks = quirks
         self.engine_reply = None
         if quirks is not None:
             first = request_line(quirks.path(path))
             if (reply_to := quirks.replies.get(path)) is not None:
-                self.engine_reply = reply_to(bytes(body), int(time.time()))
-            body = quirks.request(path, bytes(body))
+                self.engine_reply = reply_to(lead + bytes(body), int(time.time()))
+            lead, body = b"", quirks.request(path, lead + bytes(body))
         if shape is not None and shape.headers:
             forwarded = _laid_over(forwarded, shape.headers)
-        request: list[bytes | bytearray] = [
+        length = len(lead) + len(body)
+        request: list[Buffer] = [
             first,
             upstream.own_headers,
             *forwarded,
-            b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (request_id, len(body)),
-            body,
+            b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (request_id, length),
+            lead,
         ]
-        return b"".join(request)
+        if length > openai.LARGE_BODY:
+            return b"".join(request), body
+        request.append(body)
+        return b"".join(request), b""
 
     def _may_pass(self, upstream: Upstream) -> bool:
         """Whether the upstream takes the request in the client's own words, but for the name."""

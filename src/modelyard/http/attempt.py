@@ -24,7 +24,7 @@ from modelyard.dialects.base import Reply
 from modelyard.http import remotes
 from modelyard.http.translated import Hearer, Translated
 from modelyard.runtime.failover import Failover
-from modelyard.runtime.upstream import Connection, Headers, Lease, Upstream
+from modelyard.runtime.upstream import Buffer, Connection, Headers, Lease, Upstream
 
 GONE_WAIT_S = 2.0
 """How long a request whose engine took no connection waits for news of that engine's end."""
@@ -35,7 +35,7 @@ MAX_ENGINE_ERROR = 64 * 1024
 class Asker(Protocol):
     """Whose request it is."""
 
-    def request_to(self, upstream: Upstream) -> tuple[bytes, Reply | None]:
+    def request_to(self, upstream: Upstream) -> tuple[bytes, Buffer, Reply | None]:
         """The request as this upstream wants it, and what turns its answer into OpenAI's shape;
         None if it is in that shape. Raises ModelyardError."""
         ...
@@ -168,13 +168,13 @@ class Attempt:
 
     def _send(self, connection: Connection) -> None:
         try:
-            request, self._reply = self._asker.request_to(connection.upstream)
+            request, body, self._reply = self._asker.request_to(connection.upstream)
         except ModelyardError as error:
             connection.upstream.finished(connection)
             self._asker.fail(error)
             return
         self._connection = connection
-        connection.send(self, request)
+        connection.send(self, request, body)
 
     # ----------------------------------------------------------------------------- remote upstreams
 

@@ -24,8 +24,8 @@ MAX_AGE_S: Final = 600
 METHODS: Final = b"GET, HEAD, POST, PUT, PATCH, DELETE"
 ASKED: Final = frozenset(
     b"accept accept-language api-key authorization cache-control content-language content-type "
-    b"http-referer idempotency-key user-agent x-api-key x-request-id x-requested-with "
-    b"x-title".split()
+    b"http-referer idempotency-key user-agent x-api-key x-modelyard-loading-state x-request-id "
+    b"x-requested-with x-title".split()
 )
 """Header lines that pages may send."""
 ASKED_FAMILIES: Final = (b"anthropic-", b"openai-", b"x-stainless-")

@@ -38,10 +38,11 @@ from modelyard.http.attempt import Attempt
 from modelyard.http.captures import Capture
 from modelyard.http.errors import JSON_TYPE, headers_of, problem_of
 from modelyard.http.limits import limit_lines
+from modelyard.http.loading import Company
 from modelyard.http.record import Record
 from modelyard.http.request_head import RequestHead
 from modelyard.http.usage import StreamTap, WholeTap, note_whole
-from modelyard.runtime.upstream import Headers, Lease, Upstream
+from modelyard.runtime.upstream import Buffer, Headers, Lease, Upstream
 
 if TYPE_CHECKING:
     from modelyard.http.gateway import Gateway, GatewayProtocol
@@ -96,6 +97,8 @@ class Exchange:
     _attempt: Attempt | None = None
     _is_retried = False
     _next_beat = 0.0
+    _company: Company | None = None
+    """Known once the request has waited for so long that its client is told."""
     _heard = True
     """Whether anything came from the engine since the last look."""
     _tap: WholeTap | StreamTap | None = None
@@ -204,10 +207,7 @@ class Exchange:
                 self.reject(RequestTimeout("the request body took too long to arrive"))
             return
         if self._is_stream and self._phase is not Phase.ANSWERING and now >= self._next_beat:
-            self._next_beat = now + settings.heartbeat_every_s
-            self._answer.beat(
-                self._route.dialect.heartbeat, self._common_lines(), self._stream_headers()
-            )
+            self._keep_company(now)
         if self._is_late(now):
             return
         if self._phase is not Phase.WAITING and self._spec is not None:
@@ -217,6 +217,25 @@ class Exchange:
                 if self._attempt is not None:
                     self._attempt.blame(str(error))
                 self.fail(error)
+
+    def _keep_company(self, now: float) -> None:
+        """Tell a client that waits how it goes, or that somebody is there."""
+        company, gateway, spec = self._company, self._gateway, self._spec
+        assert spec is not None, "who streams has been understood"
+        if company is None:
+            company = self._company = Company(
+                self._head,
+                self._route,
+                spec,
+                gateway.settings,
+                began=self._began,
+                name=self.record.named,
+                request_id=self.record.id,
+            )
+        word = company.word(gateway.yard, spec.id, self._ticket, self._asking.reply, now)
+        self._next_beat = company.next_look(now)
+        if word is not None:
+            self._answer.beat(word, self._common_lines(), self._stream_headers())
 
     def _is_late(self, now: float) -> bool:
         """End a request that takes longer than its model's shape allows; whether it has ended."""
@@ -255,8 +274,8 @@ class Exchange:
         record = self.record
         record.bytes_in = len(self.body)
         asking = self._asking = Asking(self._route, self.body, self._head.content_type)
-        record.named = asking.seen.model or ""
         yard = self._gateway.yard
+        record.named = asking.seen.model or asking.only(yard.names, self._caller)
         self._targets = yard.targets(record.named) if yard.names.virtuals else [record.named]
         spec = self._aim()
         if self._caller is not ANYONE:
@@ -358,14 +377,15 @@ class Exchange:
         if self._spec is not None:
             self._acquire(self._spec)
 
-    def request_to(self, upstream: Upstream) -> tuple[bytes, Reply | None]:
-        """The request as this upstream wants it, and what turns its answer into OpenAI's shape;
-        None if it is in that shape. Raises ModelyardError."""
+    def request_to(self, upstream: Upstream) -> tuple[bytes, Buffer, Reply | None]:
+        """The request as this upstream wants it, a body to be sent after it, and what turns its
+        answer into OpenAI's shape; None if it is in that shape. Raises ModelyardError."""
         lines = self._head.forwarded
         if upstream.is_remote:
             lines = remotes.fit_to_leave(lines)
         asking = self._asking
-        return asking.head_and_body(upstream, lines, self._request_id), asking.engine_reply
+        request, body = asking.head_and_body(upstream, lines, self._request_id)
+        return request, body, asking.engine_reply
 
     def starts_over(self) -> bool:
         """Forget an answer of which nothing has reached the client; False if something has."""
@@ -376,6 +396,8 @@ class Exchange:
         self._kept = self._tap = None
         self._is_stream = self.record.stream
         self._asking.translate()
+        if self._company is not None:
+            self._company.resume(self._asking.reply)
         self._heard = True
         return True
 
@@ -579,15 +601,22 @@ class Exchange:
         record.total_s = self._gateway.now() - self._began
         record.status = self._answer.status or CLIENT_LEFT
         record.bytes_out = self._answer.bytes_out
-        cut = record.error and before >= Phase.SENDING
-        if cut and not record.prompt_tokens and not record.completion_tokens:
-            record.estimated = True
-            record.prompt_tokens = len(self.body) // BYTES_A_TOKEN
-            record.completion_tokens = record.parts
+        if record.error and before >= Phase.SENDING:
+            self._reckon()
         if self._held is not None:
             self._caller.leave(self._held, record, self._gateway.now())
         if self._capture is not None:
             self._capture.end(self.body)
+
+    def _reckon(self) -> None:
+        """The tokens of an answer that was cut, by what was sent where its engine did not tell."""
+        record, route = self.record, self._route
+        if not record.prompt_tokens and not record.completion_tokens:
+            record.prompt_tokens = len(self.body) // BYTES_A_TOKEN
+        elif not self._is_stream or route.translate is None or self._asking.reply is not None:
+            return  # told at the end, so that it is true; Anthropic's own streams begin with it
+        record.estimated = True
+        record.completion_tokens = max(record.completion_tokens, record.parts)
 
 
 def _but_content(headers: Headers) -> Headers:

@@ -34,7 +34,7 @@ from modelyard.dialects.ollama_listing import Listed
 from modelyard.http import ollama_models, ollama_pull
 from modelyard.http.access import caller_of, resolved
 from modelyard.http.errors import headers_of, status_of
-from modelyard.http.listing import Listing
+from modelyard.http.listing import Found, Listing
 from modelyard.runtime.loop import Loop
 from modelyard.runtime.pulls import Pulls
 from modelyard.runtime.removals import Removals
@@ -55,9 +55,6 @@ PATHS: Final = frozenset(
 )
 """The paths of the routes below, whose errors have Ollama's shape wherever they arise."""
 
-Found = Callable[[], Sequence[FoundModel]]
-"""What the catalog knows of the models in the folders."""
-
 
 def routes(
     yard: Loop, found: Found, pulls: Pulls, removals: Removals, started_at: float
@@ -70,10 +67,8 @@ def routes(
 
 
 def _listings(router: APIRouter, yard: Loop, found: Found, started_at: float) -> None:
-    listing = Listing(yard, int(started_at))
-
-    def files() -> dict[str | None, FoundModel]:
-        return {str(each.source): each for each in found()}
+    listing = Listing(yard, found, int(started_at))
+    files = listing.files
 
     def listed(
         shown: dict[str, Any], known: Mapping[str | None, FoundModel]

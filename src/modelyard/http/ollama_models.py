@@ -2,8 +2,7 @@
 
 Laws of this file:
 - Everything is in memory already: nothing here reads a file or touches an engine.
-- A capability is told by the files: the kind of the model, its inputs, what its chat template
-  mentions. A model without files that the catalog knows has those that follow from its tasks.
+- Capabilities are those of `/v1/models`, in Ollama's words where it has one.
 """
 
 from __future__ import annotations
@@ -12,27 +11,17 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from modelyard.catalog.checkpoint import Checkpoint
-from modelyard.catalog.classify import Input
 from modelyard.catalog.found import FoundModel
 from modelyard.core.specs import HOST_DEVICE, ModelSpec, Task
 from modelyard.core.views import ModelView
 from modelyard.dialects import ollama_listing
 from modelyard.dialects.ollama_listing import Listed
+from modelyard.http import capabilities as of_all
 
-_OF_TASKS: Final[Mapping[Task, str]] = {
-    Task.CHAT: "completion",
-    Task.COMPLETION: "completion",
-    Task.EMBEDDING: "embedding",
-    Task.RERANK: "rerank",
-    Task.IMAGE: "image",
-}
-"""Ollama's words, and our own where it has none."""
-_OF_INPUTS: Final[Mapping[Input, str]] = {Input.IMAGE: "vision", Input.AUDIO: "audio"}
-_THINKING_WORDS: Final = ("enable_thinking", "reasoning_content", "reasoning_effort", "<think>")
-"""What a chat template mentions if its model thinks aloud: switches, and the marks around it."""
-_CONTEXT_OPTIONS: Final = ("ctx_size", "max_model_len")
-"""What engines call the context that a model runs with."""
-_CHAT_TEMPLATE: Final = "tokenizer.chat_template"
+_OLLAMAS: Final[Mapping[str, str]] = {Task.CHAT: "completion", Task.COMPLETION: "completion"}
+"""Ollama's words for ours, where they differ."""
+_NOT_TOLD: Final = frozenset({Task.CLASSIFICATION, Task.TRANSCRIPTION, Task.SPEECH})
+"""Tasks that Ollama's clients have no use for."""
 _BYTES_PER_MIB: Final = 1 << 20
 
 
@@ -62,22 +51,8 @@ def listed(spec: ModelSpec, found: FoundModel | None, since: float) -> Listed:
 
 def capabilities(spec: ModelSpec, found: FoundModel | None) -> list[str]:
     """What can be asked of a model, each once, in the order of Ollama's own list."""
-    told = [_OF_TASKS[task] for task in Task if task in spec.tasks and task in _OF_TASKS]
-    if found is not None:
-        told += [word for kind, word in _OF_INPUTS.items() if kind in found.verdict.inputs]
-        if Task.CHAT in spec.tasks:
-            template = chat_template(found)
-            told += ["tools"] if "tools" in template else []
-            told += ["thinking"] if any(word in template for word in _THINKING_WORDS) else []
-    return list(dict.fromkeys(told))
-
-
-def chat_template(found: FoundModel) -> str:
-    """The model's chat template; empty where it has none, or one too long to be kept."""
-    if isinstance(found.checkpoint, Checkpoint):
-        value = found.checkpoint.header.metadata.get(_CHAT_TEMPLATE)
-        return value if isinstance(value, str) else ""
-    return found.checkpoint.description.template or ""
+    known = [word for word in of_all.capabilities(spec, found) if word not in _NOT_TOLD]
+    return list(dict.fromkeys(_OLLAMAS.get(word, word) for word in known))
 
 
 def running(spec: ModelSpec, view: ModelView, shown: Listed, now: float) -> dict[str, Any]:
@@ -92,7 +67,7 @@ def running(spec: ModelSpec, view: ModelView, shown: Listed, now: float) -> dict
         held_bytes=sum(held_mib.values()) * _BYTES_PER_MIB,
         on_cards_bytes=sum(mib for device, mib in held_mib.items() if device != HOST_DEVICE)
         * _BYTES_PER_MIB,
-        context_length=context_of(spec),
+        context_length=of_all.context_of(spec),
     )
 
 
@@ -101,19 +76,10 @@ def show(spec: ModelSpec, found: FoundModel | None, shown: Listed) -> dict[str, 
     return ollama_listing.show(
         shown,
         license_name=(found.license or "") if found else "",
-        template=chat_template(found) if found else "",
-        options={"num_ctx": context_of(spec)} if context_of(spec) else {},
+        template=of_all.chat_template(found) if found else "",
+        options={"num_ctx": of_all.context_of(spec)} if of_all.context_of(spec) else {},
         model_info=_metadata(found),
     )
-
-
-def context_of(spec: ModelSpec) -> int:
-    """The context that the model runs with, in tokens; 0 where nobody knows."""
-    for name in _CONTEXT_OPTIONS:
-        value = spec.options.get(name)
-        if isinstance(value, int) and not isinstance(value, bool) and value > 0:
-            return value
-    return spec.context_length or 0
 
 
 def _metadata(found: FoundModel | None) -> dict[str, Any]:
@@ -123,5 +89,5 @@ def _metadata(found: FoundModel | None) -> dict[str, Any]:
     return {
         key: value
         for key, value in found.checkpoint.header.metadata.items()
-        if isinstance(value, str | int | float) and key != _CHAT_TEMPLATE
+        if isinstance(value, str | int | float) and key != of_all.CHAT_TEMPLATE
     }

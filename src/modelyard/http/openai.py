@@ -15,8 +15,11 @@ import msgspec
 from modelyard.core.errors import InvalidRequest
 from modelyard.dialects.base import Problem
 from modelyard.http import forms
+from modelyard.runtime.upstream import Buffer
 
 PREFIX_BYTES = 1024
+LARGE_BODY = 256 * 1024
+"""A body of more bytes is not copied: that would hold up everybody else."""
 MAX_QUOTED = 2000
 """Characters of an engine's error text that are passed on."""
 FORM_FIELDS: Final = frozenset({"model", "stream"})
@@ -31,12 +34,13 @@ class Peek(msgspec.Struct, frozen=True):
 
     model: str | None = None
     stream: bool | None = False
-    stream_options: StreamOptions | None = None
+    stream_options: StreamOptions | msgspec.UnsetType | None = msgspec.UNSET
 
     @property
     def wants_usage(self) -> bool:
         """Whether the client asked for a usage event in its stream."""
-        return self.stream_options is not None and bool(self.stream_options.include_usage)
+        options = self.stream_options
+        return isinstance(options, StreamOptions) and bool(options.include_usage)
 
 
 class _EngineDetail(msgspec.Struct):
@@ -68,7 +72,7 @@ _decode_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
 def peek(body: bytes | bytearray) -> Peek:
-    """The named model and whether a stream is wanted. Raises InvalidRequest."""
+    """The named model, if one is named, and whether a stream is wanted. Raises InvalidRequest."""
     try:
         seen = _decode_request(body)
     except msgspec.ValidationError as error:
@@ -77,20 +81,19 @@ def peek(body: bytes | bytearray) -> Peek:
         raise InvalidRequest(f"the request body is not valid JSON: {error}") from None
     except RecursionError:
         raise InvalidRequest("the request body is nested too deeply") from None
-    if not seen.model:
-        raise _no_model()
     return seen
 
 
 def peek_form(body: bytes, content_type: bytes) -> Peek:
-    """The same of a form. Raises InvalidRequest."""
+    """The same of a form, which has to name a model. Raises InvalidRequest."""
     fields = forms.text_fields(body, content_type, FORM_FIELDS)
     if not fields.get("model"):
-        raise _no_model()
+        raise no_model()
     return Peek(fields["model"], fields.get("stream", "").casefold() in ("true", "1"))
 
 
-def _no_model() -> InvalidRequest:
+def no_model() -> InvalidRequest:
+    """The refusal of a request that names no model, where it is not plain which one is meant."""
     return InvalidRequest(
         "the request names no model",
         param="model",
@@ -98,20 +101,25 @@ def _no_model() -> InvalidRequest:
     )
 
 
-def asking_for_usage(body: bytes | bytearray, seen: Peek) -> bytes:
-    """The request for a stream, so that its last event tells the usage."""
-    if body[:1] == b"{" and b'"stream_options"' not in body:
-        return b'{"stream_options":{"include_usage":true},' + body[1:]
+def asking_for_usage(body: bytes | bytearray, seen: Peek) -> tuple[bytes, Buffer]:
+    """The request for a stream, in two parts, so that its last event tells the usage."""
+    if len(body) > LARGE_BODY:  # it takes too long to be searched
+        says_nothing = seen.stream_options is msgspec.UNSET
+    else:
+        says_nothing = b'"stream_options"' not in body
+    if says_nothing and body[:1] == b"{":
+        rest = memoryview(body)[1:] if len(body) > LARGE_BODY else body[1:]
+        return b'{"stream_options":{"include_usage":true},', rest
     options: dict[str, msgspec.Raw] = {}
     try:
         fields = _decode_fields(body)
-        if seen.stream_options is not None:
+        if isinstance(seen.stream_options, StreamOptions):
             options = _decode_fields(fields["stream_options"])
     except (msgspec.DecodeError, UnicodeDecodeError) as error:  # in what `peek` passed over
         raise InvalidRequest(f"the request body is not valid JSON: {error}") from None
     options["include_usage"] = msgspec.Raw(b"true")
     fields["stream_options"] = msgspec.Raw(msgspec.json.encode(options))
-    return msgspec.json.encode(fields)
+    return b"", msgspec.json.encode(fields)
 
 
 def prefix(body: bytes | bytearray) -> int | None:

@@ -26,7 +26,8 @@ CREDENTIALS: Final = frozenset({b"authorization", b"x-api-key", b"api-key"})
 NOT_FORWARDED: Final = frozenset({
     b"accept-encoding", b"connection", b"content-length", b"cookie", b"expect", b"host",
     b"keep-alive", b"origin", b"proxy-authorization", b"proxy-connection", b"referer", b"te",
-    b"trailer", b"transfer-encoding", b"upgrade", b"x-request-id", *CREDENTIALS,
+    b"trailer", b"transfer-encoding", b"upgrade", b"x-modelyard-loading-state", b"x-request-id",
+    *CREDENTIALS,
 })  # fmt: skip
 
 
@@ -100,6 +101,10 @@ class RequestHead:
             self.caller = gateway.access.caller(self.credential, self.client)
         except ModelyardError as error:
             self.error = error
+
+    def said(self, name: bytes) -> bytes:
+        """The value of a header, the last one where there are several; empty if there is none."""
+        return next((value for key, value in reversed(self.headers) if key == name), b"")
 
     def remember(self, url: bytes, raw: Headers) -> bool:
         """Keep how the head was written, if requests may repeat it; whether they may."""

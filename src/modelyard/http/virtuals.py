@@ -9,8 +9,7 @@ from __future__ import annotations
 from fastapi import APIRouter
 from pydantic import BaseModel
 
-from modelyard.core.shaping import Target
-from modelyard.core.views import ModesView, VirtualView
+from modelyard.core.views import ModesView
 from modelyard.runtime.loop import Loop
 
 
@@ -28,12 +27,7 @@ def routes(yard: Loop) -> APIRouter:
         return ModesView(
             virtuals.mode,
             virtuals.modes,
-            [
-                VirtualView(
-                    each.id, each.choose, _names(each.targets_in(virtuals.mode)), each.fallback
-                )
-                for each in virtuals.known
-            ],
+            [virtuals.view(each, yard.names, yard.scheduler) for each in virtuals.known],
         )
 
     @router.get("/modes")
@@ -48,7 +42,3 @@ def routes(yard: Loop) -> APIRouter:
         return modes()
 
     return router
-
-
-def _names(targets: tuple[Target, ...]) -> list[str]:
-    return [target.model for target in targets]

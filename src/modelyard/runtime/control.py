@@ -14,6 +14,7 @@ from collections.abc import Mapping
 
 from modelyard.core.errors import ModelyardError
 from modelyard.core.specs import Call, Endpoint
+from modelyard.runtime.dialing import open_streams
 
 MAX_ANSWER = 64 * 1024
 MAX_QUOTED = 300
@@ -33,8 +34,8 @@ class Unreachable(ControlFailed):
     """An engine took no connection: most likely its end is about to be reported."""
 
 
-async def call(endpoint: Endpoint, order: Call) -> None:
-    """Make one call.
+async def call(endpoint: Endpoint, order: Call) -> bytes:
+    """Make one call; returns the beginning of what was answered.
 
     Raises ControlFailed: NoAnswer if the engine was silent for the call's time, Unreachable if it
     never heard of the call.
@@ -50,19 +51,20 @@ async def call(endpoint: Endpoint, order: Call) -> None:
         raise ControlFailed(f"{order}: {error or type(error).__name__}") from None
     if not 200 <= status < 300:
         raise ControlFailed(f"{order}: status {status}: {_words(answer)}")
+    return answer
 
 
 async def _exchange(endpoint: Endpoint, order: Call) -> tuple[int, bytes]:
     body = (order.body or "").encode()
     head = [
         f"{order.method} {order.path} HTTP/1.1",
-        f"Host: {endpoint}",
+        f"Host: {endpoint.authority}",
         "Connection: close",
         f"Content-Length: {len(body)}",
     ]
     if order.body is not None:
         head.append("Content-Type: application/json")
-    reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+    reader, writer = await open_streams(endpoint)
     try:
         writer.write("\r\n".join(head).encode() + b"\r\n\r\n" + body)
         first, *lines = (await reader.readuntil(b"\r\n\r\n")).lower().splitlines()

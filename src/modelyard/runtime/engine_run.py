@@ -34,8 +34,9 @@ from modelyard.core.specs import Call, Endpoint, Need, Progress
 from modelyard.engines.base import Engine, Failure
 from modelyard.launchers.base import EngineLog, Exit, Launcher, LogLine, Process
 from modelyard.runtime.control import ControlFailed, NoAnswer, Unreachable, call
+from modelyard.runtime.dialing import is_taken, make_folder, remove_folder
 from modelyard.runtime.memory_watch import MemoryKept, MemoryWatch
-from modelyard.runtime.readiness import is_taken, until_ready
+from modelyard.runtime.readiness import until_ready
 from modelyard.runtime.upstream import Upstream
 from modelyard.runtime.vitals import Vitals
 
@@ -104,6 +105,8 @@ class EngineRun:
         self._on_line = on_line
         self._on_progress = on_progress
         self._process: Process | None = None
+        self._probed = f"GET {engine.health_path(start.spec)} "
+        """How an engine's access log tells of our looking for it, again and again."""
         self._said: list[str] = []
         """Lines that may tell of memory: all until it is ready, then those that mention it."""
         self._report: Need = {}
@@ -158,18 +161,25 @@ class EngineRun:
             self.upstream.gone.set()
             return EngineExited(self.run, f"something else already listens at {self.endpoint}")
         try:
+            make_folder(self.endpoint)
             command = self.engine.command(self.spec, self.placement, self.endpoint)
             self._process = await launcher.start(command, label=self.spec.id, on_line=self._heard)
         except LaunchError as error:
             self.upstream.gone.set()
             return EngineExited(self.run, str(error), permanent=True)
+        finally:
+            if self._process is None:
+                remove_folder(self.endpoint)
         process = self._process
         try:
             failure = self.failure = await self._until_end(process)
         finally:
             before = self._memory.strangers()
             self.upstream.close()
-            await process.stop(self._grace_s)
+            try:
+                await process.stop(self._grace_s)
+            finally:
+                remove_folder(self.endpoint)
             self.upstream.gone.set()
         await self._memory.until_back(self.key, self.placement.claims_mib, before)
         if failure is None:
@@ -392,7 +402,8 @@ class EngineRun:
 
     def _heard(self, line: LogLine) -> None:
         self._on_line(self, line)
-        if len(self._said) < MAX_SAID and (self.progress or "memory" in line.text):
+        tells = self.progress or "memory" in line.text
+        if len(self._said) < MAX_SAID and tells and self._probed not in line.text:
             self._said.append(line.text)
         progress = self.engine.progress(line.text)
         if progress is not None and self.progress is not None and progress != self.progress:

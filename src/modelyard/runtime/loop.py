@@ -32,6 +32,7 @@ from modelyard.core.events import (
     MemoryMeasured,
     ModelEvent,
     ModelsChanged,
+    PressureRead,
     Refuse,
     RequestLeft,
     RequestWaits,
@@ -66,10 +67,12 @@ from modelyard.core.state import ModelState, ReplicaState
 from modelyard.core.views import DeviceView, Event, LineView, LogView, ModelView, WaitingView
 from modelyard.devices.base import Reading
 from modelyard.engines.base import Engine
+from modelyard.engines.command import CommandEngine
 from modelyard.engines.remote import Remote
 from modelyard.launchers.base import Launcher, LogLine
 from modelyard.runtime.advisor import Advisor
 from modelyard.runtime.broadcast import Broadcast
+from modelyard.runtime.dialing import SocketFolders
 from modelyard.runtime.engine_run import EngineRun, Suspend, Wake
 from modelyard.runtime.learning import Learning
 from modelyard.runtime.memory_watch import MemoryWatch
@@ -80,6 +83,7 @@ from modelyard.runtime.tasks import Tasks
 from modelyard.runtime.upstream import Lease, Upstream
 from modelyard.runtime.viewing import view_devices, view_model, view_waiting
 from modelyard.runtime.virtuals import Virtuals
+from modelyard.runtime.vitals import read_gauges
 
 log = logging.getLogger("modelyard")
 
@@ -107,6 +111,7 @@ class Loop:
         broadcast: Broadcast,
         sampler: Sampler,
         learning: Learning,
+        sockets: SocketFolders,
     ) -> None:
         self.scheduler = Scheduler(policy, devices)
         self.names = Names(())
@@ -129,6 +134,7 @@ class Loop:
         self._memory = MemoryWatch(self.sample, self._strangers, self._residue)
         self._engines = engines
         self._launcher = launcher
+        self.sockets = sockets
         self._loop = asyncio.get_running_loop()
         self._tasks = Tasks()
         self._revivals = Tasks()
@@ -188,6 +194,8 @@ class Loop:
         runs = {run.run: run for run in self.runs.values() if run.spec.id == model}
         last = self._last_runs.get(model)
         view = view_model(slot, runs, last, self.scheduler, self._loop.time(), time.time())
+        if self.names.virtuals:
+            view = replace(view, virtuals=self.virtuals.leading_to(slot.spec, self.names))
         if self.advisor is None or not slot.spec.auto:
             return view
         return replace(view, auto=self.advisor.view(model, view.profile))
@@ -249,6 +257,19 @@ class Loop:
         while every_s is not None:
             await asyncio.sleep(every_s)
             await self.sample()
+
+    async def watch_gauges(self, every_s: float) -> None:
+        """Ask ready engines that may get another replica how full they are, for ever."""
+        while True:
+            await asyncio.sleep(every_s)
+            for run in tuple(self.runs.values()):
+                replica = self._replica(run)
+                is_ready = replica is not None and replica.state is State.READY
+                if not is_ready or run.spec.replicas.max <= 1 or not isinstance(run, EngineRun):
+                    continue
+                read = await read_gauges(run.endpoint)
+                if read is not None:
+                    self.post(PressureRead(run.spec.id, run.run, read.kv_share, read.waiting))
 
     def _strangers(self) -> Need:
         return {device.id: device.strangers_mib for device in self.scheduler.devices}
@@ -383,11 +404,14 @@ class Loop:
                 on_suspicion=self._suspicion,
                 on_progress=self._progressed,
             )
-        fixed = engine.fixed_port(start.spec)
+        if isinstance(engine, CommandEngine) and engine.takes_socket(start.spec, start.placement):
+            endpoint = self.sockets.new()
+        else:
+            endpoint = Endpoint("127.0.0.1", engine.fixed_port(start.spec) or free_port())
         return EngineRun(
             start,
             engine,
-            Endpoint("127.0.0.1", fixed or free_port()),
+            endpoint,
             self._memory,
             on_news=self._news,
             on_suspicion=self._suspicion,

@@ -2,8 +2,11 @@
 
 Laws of this file:
 - A port is probed by binding it, never assumed.
-- Readiness is the engine's own health route answering 200, asked again quickly at first, because
-  small models load in milliseconds, and more calmly later.
+- Readiness is the engine's own health route answering 200, asked again every 10 ms at first,
+  because small models load in milliseconds, and every 15 ms later: whoever waits for a model that
+  loads for minutes is not to wait for us as well.
+- A probe that is not answered stays, and is answered as soon as the engine can: an engine that
+  takes connections while it loads is not asked again and again.
 """
 
 from __future__ import annotations
@@ -12,9 +15,12 @@ import asyncio
 import socket
 
 from modelyard.core.specs import Endpoint
+from modelyard.runtime.dialing import open_streams
 
 EAGER_INTERVAL_S = 0.01
-CALM_INTERVAL_S = 0.1
+CALM_INTERVAL_S = 0.015
+"""An engine is to be noticed within 20 ms. A probe costs 0.1 to 0.2 ms of CPU: one percent of a
+core while a model loads."""
 EAGER_FOR_S = 10.0
 ANSWER_TIMEOUT_S = 5.0
 
@@ -25,17 +31,6 @@ def free_port(host: str = "127.0.0.1") -> int:
         probe.bind((host, 0))
         port: int = probe.getsockname()[1]
         return port
-
-
-def is_taken(endpoint: Endpoint) -> bool:
-    """Whether something already listens where an engine with a fixed port is to listen."""
-    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((endpoint.host, endpoint.port))
-        except OSError:
-            return True
-    return False
 
 
 async def until_ready(endpoint: Endpoint, path: str) -> None:
@@ -51,9 +46,10 @@ async def answers_200(endpoint: Endpoint, path: str) -> bool:
     """One probe. False for a refused connection, another status, silence, or nonsense."""
     try:
         async with asyncio.timeout(ANSWER_TIMEOUT_S):
-            reader, writer = await asyncio.open_connection(endpoint.host, endpoint.port)
+            reader, writer = await open_streams(endpoint)
             try:
-                request = f"GET {path} HTTP/1.1\r\nHost: {endpoint}\r\nConnection: close\r\n\r\n"
+                host = endpoint.authority
+                request = f"GET {path} HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n"
                 writer.write(request.encode())
                 status_line = await reader.readline()
             finally:

@@ -7,6 +7,8 @@ Laws of this file:
 - Pooled connections are used again only while they are fresh, well inside the keep-alive times of
   the engines (cpp-httplib and uvicorn close after 5 s), so a request is not written to a connection
   that the engine is closing at that moment.
+- No more than `MAX_IDLE` connections are kept idle: the oldest go at once, those that are no longer
+  fresh when the pool is next aired or looked into.
 - A remote's connections are encrypted where its address says so, and its certificate is checked.
 - What the engine sent as framing stays here: callers get a head, body bytes, and an end.
 """
@@ -24,16 +26,20 @@ import httptools
 from modelyard.core.errors import BadEngineAnswer, EngineDied, ModelyardError
 from modelyard.core.specs import Endpoint
 from modelyard.engines.quirks import Quirks
+from modelyard.runtime.dialing import dial
 
 if TYPE_CHECKING:
     from modelyard.runtime.failover import Failover
 
 FRESH_FOR_S = 2.0
+MAX_IDLE = 256
+"""Idle connections kept to one engine; after a crowd the oldest go."""
 CONNECT_TIMEOUT_S = 5.0
 MAX_HEADERS = 100
 MAX_HEAD_BYTES = 64 * 1024
 
 Headers = list[tuple[bytes, bytes]]
+Buffer = bytes | bytearray | memoryview
 P = TypeVar("P", bound=asyncio.BaseProtocol)
 
 
@@ -87,7 +93,7 @@ class Upstream:
         """Whether it takes `stream_options`, and ends a stream with its usage then."""
         self.failover: Failover | None = None
         """Where requests go in place of `endpoint`, for a remote: it has several of these."""
-        self.own_headers = b"host: %b\r\n" % str(endpoint).encode()
+        self.own_headers = b"host: %b\r\n" % endpoint.authority.encode()
         """Header lines of ours, with which each request begins."""
         self.tls: ssl.SSLContext | None = None
         self.fresh_for_s = FRESH_FOR_S
@@ -141,13 +147,8 @@ class Upstream:
 
     async def dial(self, protocol: Callable[[], P]) -> P:
         """A connection in no pool, which speaks what `protocol` makes of it. Raises OSError."""
-        host, port = self.endpoint.host, self.endpoint.port
-        name = None if self.tls is None else host
         async with asyncio.timeout(self.connect_timeout_s):
-            _, made = await self._loop.create_connection(
-                protocol, host, port, ssl=self.tls, server_hostname=name
-            )
-        return made
+            return await dial(self.endpoint, protocol, self.tls)
 
     def opened(self, connection: Connection) -> None:
         self._open.add(connection)
@@ -160,6 +161,8 @@ class Upstream:
             connection.close()
             return
         self._idle.append(connection)
+        if len(self._idle) > MAX_IDLE:
+            self._idle.pop(0).close()
         if self._airing is None:
             self._airing = self._loop.call_later(self.fresh_for_s, self._air)
 
@@ -235,13 +238,16 @@ class Connection(asyncio.Protocol):
     def is_open(self) -> bool:
         return self._transport is not None and not self._transport.is_closing()
 
-    def send(self, receiver: Receiver, request: bytes) -> None:
-        """Begin an exchange: the answer goes to `receiver`."""
+    def send(self, receiver: Receiver, request: bytes, body: Buffer = b"") -> None:
+        """Begin an exchange: the answer goes to `receiver`. A `body` that does not stand in the
+        request already is sent without being copied, and must not change any more."""
         assert self._transport is not None, "not connected"
         assert self.listener is None, "one exchange at a time"
         self._receiver = self.listener = receiver
         self._complete = False
         self._transport.write(request)
+        if body:
+            self._transport.write(body)
 
     def abort(self) -> None:
         """The receiver has gone: forget it and close, so that the engine stops working for it."""

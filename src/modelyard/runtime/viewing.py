@@ -49,6 +49,11 @@ def view_model(
         tasks=sorted(task.value for task in spec.tasks),
         engine=spec.engine,
         aliases=list(spec.aliases),
+        shape=spec.shape.told() if spec.shape else {},
+        variants={
+            name: (spec.shape.under(shape) if spec.shape else shape).told()
+            for name, shape in spec.variants.items()
+        },
         source=spec.source,
         context_length=spec.context_length,
         needs_mib=dict(profiles[0][0].claims_mib) if profiles else {},

@@ -14,6 +14,8 @@ from modelyard.core.lifecycle import State
 from modelyard.core.names import Names
 from modelyard.core.scheduler import Scheduler
 from modelyard.core.shaping import Standing, Turns, VirtualModel, choose
+from modelyard.core.specs import ModelSpec, Task
+from modelyard.core.views import VirtualView
 
 
 class Virtuals:
@@ -40,6 +42,46 @@ class Virtuals:
             known = ", ".join(self.modes) or "none"
             raise InvalidRequest(f"no virtual model has a mode {mode[:200]!r}; known: {known}")
         self.mode = mode
+
+    def problems(self, names: Names) -> list[str]:
+        """What people should know of the virtual models: targets that no model has as a name."""
+        return [
+            f"virtual.{virtual.id}: there is no model named {target.model!r}"
+            for virtual in names.virtuals.values()
+            for target in virtual.targets_in(self.mode)
+            if not names.knows(target.model)
+        ]
+
+    def leading_to(self, spec: ModelSpec, names: Names) -> list[str]:
+        """The virtual models that this model stands behind now."""
+        own = {spec.id, *spec.aliases, *spec.variants}
+        return [
+            virtual.id
+            for virtual in names.virtuals.values()
+            if any(
+                target.model in own and names.resolve(target.model).id == spec.id
+                for target in virtual.targets_in(self.mode)
+                if names.knows(target.model)
+            )
+        ]
+
+    def view(self, virtual: VirtualModel, names: Names, scheduler: Scheduler) -> VirtualView:
+        """What the admin API says of a virtual model now."""
+        targets = [target.model for target in virtual.targets_in(self.mode)]
+        specs = [names.resolve(name) for name in targets if names.knows(name)]
+        slots = [scheduler.models[spec.id] for spec in specs if spec.id in scheduler.models]
+        states = [slot.state.value for slot in slots]
+        tasks = frozenset[Task].intersection(*(spec.tasks for spec in specs)) if specs else ()
+        return VirtualView(
+            virtual.id,
+            virtual.choose,
+            targets,
+            virtual.fallback,
+            tasks=sorted(task.value for task in tasks),
+            state="ready" if "ready" in states else next(iter(states), "stopped"),
+            models=list(dict.fromkeys(spec.id for spec in specs)),
+            unknown=[name for name in targets if not names.knows(name)],
+        )
 
     def targets(self, virtual: VirtualModel, names: Names, scheduler: Scheduler) -> list[str]:
         """The names to ask, the best one first; the others in case it cannot answer."""

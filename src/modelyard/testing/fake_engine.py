@@ -77,11 +77,14 @@ class FakeEngine:
         if args.unload:
             end = partial(loop.call_later, args.unload, os._exit, 0)
             loop.add_signal_handler(signal.SIGTERM, end)
-        server = await loop.create_server(lambda: Wire(self.answer), args.host, args.port)
+        if args.uds:
+            server = await loop.create_unix_server(lambda: Wire(self.answer), args.uds)
+        else:
+            server = await loop.create_server(lambda: Wire(self.answer), args.host, args.port)
         if not args.refuse_while_loading:
             await self.load()
         self.ready = True
-        say(f"{args.model}: listening on http://{args.host}:{args.port}")
+        say(f"{args.model}: listening on {args.uds or f'http://{args.host}:{args.port}'}")
         async with server:
             if args.log_flood:
                 await flood()
@@ -243,7 +246,9 @@ def crash(args: argparse.Namespace, reason: str) -> NoReturn:
 def arguments(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--host", default="127.0.0.1")
-    parser.add_argument("--port", type=int, required=True)
+    place = parser.add_mutually_exclusive_group(required=True)
+    place.add_argument("--port", type=int)
+    place.add_argument("--uds", default="", metavar="PATH", help="a Unix socket in place of a port")
     parser.add_argument("--model", required=True, metavar="NAME")
     parser.add_argument("--alias", action="append", default=[], metavar="NAME")
     parser.add_argument("--tasks", default=",".join(TASKS), help="of chat,embedding,rerank")

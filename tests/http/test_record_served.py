@@ -200,7 +200,7 @@ async def test_an_engines_own_refusal_is_named_as_such(http: httpx.AsyncClient, 
     assert record["completion_tokens"] == 0
 
 
-BEGUN = [
+BEGUN: list[dict[str, Any]] = [
     {"type": "message_start", "message": {
         "id": "m1", "type": "message", "role": "assistant", "content": [], "model": "claude-x",
         "stop_reason": None, "usage": {"input_tokens": 7, "output_tokens": 1},

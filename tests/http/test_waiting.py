@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -143,6 +144,20 @@ async def test_who_asked_hears_of_a_start_that_fails_and_then_the_error(serve: S
     assert answer.status_code == 200
     assert reasoning(answer.text)
     assert json.loads(answer.text.split("data: ")[-1])["error"]["code"] == "engine_start_failed"
+
+
+async def test_an_engine_that_does_not_stream_after_heartbeats_is_told_of(serve: Serve) -> None:
+    program = Path(__file__).parent.parent / "routes/any_engine.py"
+    command = (sys.executable, str(program), "{port}", "0.7")
+    async with (
+        serve(replace(fake_model("slow"), command=command), **BUSY) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=20) as http,
+    ):
+        answer = await http.post("/v1/chat/completions", json=CHAT)
+
+    beats, _, said = answer.text.partition("data: ")
+    assert set(beats) == set(": ping\n")
+    assert json.loads(said)["error"]["code"] == "bad_engine_answer"
 
 
 async def test_a_load_that_is_soon_over_is_not_spoken_of(serve: Serve) -> None:

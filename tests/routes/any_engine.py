@@ -1,6 +1,7 @@
 """An engine that has every route: it answers a POST with what reached it, byte for byte.
 
-The answer is JSON: `path`, `type` and `length` of the body, and its SHA-256 as `digest`.
+The answer is JSON: `path`, `type` and `length` of the body, and its SHA-256 as `digest`. Arguments
+are the port, and how many seconds an answer takes.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -22,6 +24,7 @@ class Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers["content-length"]))
         digest = hashlib.sha256(body).hexdigest()
         kind = self.headers["content-type"]
+        time.sleep(float(sys.argv[2]))
         self.answer({"path": self.path, "type": kind, "length": len(body), "digest": digest})
 
     def answer(self, said: dict[str, Any]) -> None:

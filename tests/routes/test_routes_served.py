@@ -22,7 +22,7 @@ ANY = ModelSpec(
     "any",
     "command",
     frozenset(Task),
-    command=(sys.executable, str(Path(__file__).with_name("any_engine.py")), "{port}"),
+    command=(sys.executable, str(Path(__file__).with_name("any_engine.py")), "{port}", "0"),
     estimate_mib=10,
     limits=Limits(stop_grace_s=2.0),
 )

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from modelyard.cli.options import Json, Url
-from modelyard.cli.output import print_json, say
+from modelyard.cli.output import note, print_json, say
+from modelyard.cli.virtuals import notes
 from modelyard.cli.words import clean
 
 
@@ -37,3 +38,5 @@ def mode(
     say(f"mode: {clean(modes.mode) or 'the usual'}; there are: {', '.join(modes.modes) or 'none'}")
     for virtual in modes.virtuals:
         say(f"{clean(virtual.id)} ({virtual.choose}): {clean(', '.join(virtual.targets))}")
+    for text in notes(modes.virtuals):
+        note(text)

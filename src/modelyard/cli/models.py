@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from modelyard.cli import virtuals
 from modelyard.cli.available import list_available
 from modelyard.cli.exits import BadUsage
 from modelyard.cli.memory import print_memory
@@ -104,11 +105,14 @@ def list_models(
         list_available(url, as_json)
         return
     with Client(url) as client:
-        views = client.models()
+        views, virtual = client.models(), client.modes().virtuals
     if as_json:
         print_json(views)
     elif views:
-        print_table(LIST_COLUMNS, [_list_row(view) for view in views])
+        more = virtuals.rows(views, virtual)
+        print_table(LIST_COLUMNS, [*(_list_row(view) for view in views), *more])
+        for text in virtuals.notes(virtual):
+            note(text)
     else:
         note("There are no models. Put .gguf files into a folder of `modelyard serve --models-dir`")
 
@@ -116,17 +120,22 @@ def list_models(
 def show(model: Model, url: Url = None, as_json: Json = False) -> None:
     """Show everything about one model.
 
-    Also why it waits, or why it has failed.
+    Also why it waits, or why it has failed. Of a virtual model, whom it stands for.
     """
     from modelyard.client import Client
+    from modelyard.core.views import VirtualView
 
     with Client(url) as client:
-        view = client.model(model)
-        log_path = view.log_path or client.logs(view.id, 1).path
+        view = virtuals.found(client, model)
+        if not isinstance(view, VirtualView):
+            log_path = view.log_path or client.logs(view.id, 1).path
     if as_json:
         print_json(view)
+    elif isinstance(view, VirtualView):
+        print_pairs(virtuals.pairs(view))
     else:
-        print_pairs(_pairs(view, log_path, time.time()))
+        asked_as = [("Variant", f"{model} -> {view.id}")] if model in view.variants else []
+        print_pairs([*asked_as, *_pairs(view, log_path, time.time())])
 
 
 def start(
@@ -279,6 +288,9 @@ def _pairs(view: ModelView, log_path: str | None, now: float) -> list[tuple[str,
     pairs: list[tuple[str, object]] = [
         ("Name", view.id),
         ("Aliases", ", ".join(view.aliases)),
+        ("Requests get", view.shape and virtuals.changes(view.shape)),
+        ("Variants", "\n".join(_variants(view))),
+        ("Also asked by", ", ".join(view.virtuals)),
         ("State", doing(view)),
         ("Waits", view.waiting_for and f"{view.waiting_for}{_outlook(view)}"),
         ("Failed", view.reason and f"{view.reason}\n{counted(view.failures, 'failure')} in a row"),
@@ -306,6 +318,10 @@ def _pairs(view: ModelView, log_path: str | None, now: float) -> list[tuple[str,
         ("Logs", log_path and short_path(log_path)),
     ]
     return [(name, str(value)) for name, value in pairs if value]
+
+
+def _variants(view: ModelView) -> list[str]:
+    return [f"{name}: {virtuals.changes(shape)}" for name, shape in view.variants.items()]
 
 
 def _report_start(view: ModelView, seconds: float, was_ready: bool, as_json: bool) -> None:

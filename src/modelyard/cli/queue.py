@@ -42,8 +42,9 @@ def print_waiting(url: str | None, as_json: bool) -> None:
 
 
 def _row(view: WaitingView) -> tuple[str, ...]:
+    is_known = not view.named or view.named == view.model
     return (
-        view.model,
+        view.model if is_known else f"{view.named} -> {view.model}",
         str(view.position),
         str(view.priority),
         span(view.waited_s),

@@ -12,11 +12,12 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from modelyard.cli import exits
+from modelyard.cli import exits, virtuals
 from modelyard.cli.exits import BadUsage
 from modelyard.cli.options import Json, Model, Url
 from modelyard.cli.output import is_terminal, note, print_json
@@ -24,7 +25,6 @@ from modelyard.cli.words import clean
 
 if TYPE_CHECKING:
     from modelyard.client import Answer, Client
-    from modelyard.core.views import ModelView
 
 PROMPT = ">>> "
 HELP = "/bye or Ctrl-D ends, /clear forgets the conversation, Ctrl-C stops an answer"
@@ -66,8 +66,8 @@ def run(
     if question is None and as_json:
         raise BadUsage("--json needs a PROMPT", hint='write `modelyard run MODEL "..." --json`')
     with Client(url) as client:
-        view, address = _talking(client, model), client.url
-    talk = Talk(address, view, system, temperature, max_tokens)
+        partner, address = _talking(client, model), client.url
+    talk = Talk(address, partner, system, temperature, max_tokens)
     if question is None:
         converse(talk)
     elif as_json:
@@ -77,25 +77,37 @@ def run(
         print()
 
 
+@dataclass(frozen=True, slots=True)
+class Partner:
+    """Whom a conversation is with."""
+
+    name: str
+    """A model, a variant, or a virtual model."""
+    models: frozenset[str]
+    """Ids of the models that may answer."""
+    tasks: frozenset[str]
+
+
 class Talk:
     """A conversation with one model of the server at `url`."""
 
     def __init__(
         self,
         url: str,
-        view: ModelView,
+        partner: Partner,
         system: str | None = None,
         temperature: float | None = None,
         max_tokens: int | None = None,
     ) -> None:
-        if system is not None and "chat" not in view.tasks:
+        if system is not None and "chat" not in partner.tasks:
             raise BadUsage(
-                f"model {view.id!r} continues texts and knows no system message",
+                f"model {partner.name!r} continues texts and knows no system message",
                 hint="leave --system out",
             )
-        self.model = view.id
+        self.model = partner.name
         self._url = url
-        self._chats = "chat" in view.tasks
+        self._partner = partner
+        self._chats = "chat" in partner.tasks
         self._start = [{"role": "system", "content": system}] if system else []
         self._messages = list(self._start)
         self._params = {"temperature": temperature, "max_tokens": max_tokens}
@@ -111,7 +123,7 @@ class Talk:
         asked = {"role": "user", "content": question}
         parts = []
         # A client for each question: one that was interrupted is not used again.
-        with Client(self._url) as client, while_loading(client, self.model) as loaded:
+        with Client(self._url) as client, while_loading(client, self._partner) as loaded:
             if self._chats:
                 answer = client.chat(self.model, [*self._messages, asked], **self._params)
             else:
@@ -178,8 +190,8 @@ def _exchange(talk: Talk, line: str) -> None:
 
 
 @contextmanager
-def while_loading(client: Client, model: str) -> Iterator[Callable[[], None]]:
-    """Show on stderr how a model loads, until the yielded function is first called."""
+def while_loading(client: Client, partner: Partner) -> Iterator[Callable[[], None]]:
+    """Show on stderr how whoever may answer loads, until the yielded function is first called."""
     from modelyard.cli.progress import Listener, Progress, describe
     from modelyard.core.views import Event, ModelView
 
@@ -187,12 +199,13 @@ def while_loading(client: Client, model: str) -> Iterator[Callable[[], None]]:
 
         def hear(event: Event) -> None:
             view = event.data
-            if not isinstance(view, ModelView) or view.id != model:
+            if not isinstance(view, ModelView) or view.id not in partner.models:
                 return
             if view.state != "ready" and (view.state != "stopped" or view.waiting_for):
                 progress.show(describe(view))
 
-        listener = None if client.model(model).state == "ready" else Listener(client.url, hear)
+        is_ready = virtuals.found(client, partner.name).state == "ready"
+        listener = None if is_ready else Listener(client.url, hear)
         try:
             yield progress.close
         finally:
@@ -209,11 +222,16 @@ def with_line_editing() -> None:
         importlib.import_module("readline")
 
 
-def _talking(client: Client, model: str) -> ModelView:
+def _talking(client: Client, model: str) -> Partner:
     """The model, which must be one that `run` can talk to."""
-    view = client.model(model)
+    from modelyard.core.views import VirtualView
+
+    view = virtuals.found(client, model)
+    is_virtual = isinstance(view, VirtualView)
+    name = model if not is_virtual and model in view.variants else view.id
+    models = view.models if is_virtual else [view.id]
     if {"chat", "completion"} & set(view.tasks):
-        return view
+        return Partner(name, frozenset(models), frozenset(view.tasks))
     route = "/v1/embeddings" if "embedding" in view.tasks else "/v1/rerank"
     tasks = ", ".join(view.tasks)
     raise WrongKind(

@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Annotated, Any
 
 import msgspec
@@ -99,7 +99,7 @@ def build(
     app.include_router(virtuals.routes(yard))
     app.include_router(upstreams.routes(yard))
     app.include_router(responses.routes())
-    app.include_router(_server(yard, facts, pulls))
+    app.include_router(_server(yard, facts, gateway, pulls))
     app.include_router(_orders(yard))
     app.include_router(_configuration(yard, file))
     app.include_router(planning.routes(yard, facts.found, facts.reserve_mib))
@@ -130,7 +130,7 @@ def _health() -> APIRouter:
     return router
 
 
-def _server(yard: Loop, facts: Facts, pulls: Pulls) -> APIRouter:
+def _server(yard: Loop, facts: Facts, gateway: Gateway, pulls: Pulls) -> APIRouter:
     router = APIRouter(prefix="/api", tags=["server"])
     process = psutil.Process(os.getpid())
 
@@ -164,7 +164,8 @@ def _server(yard: Loop, facts: Facts, pulls: Pulls) -> APIRouter:
     @router.get("/waiting")
     async def waiting() -> list[WaitingView]:
         """Every request that waits for a model: its place, why it waits, and what comes next."""
-        return yard.view_waiting()
+        named = {each.ticket: each.record.named for each in gateway.active}
+        return [replace(view, named=named.get(view.ticket, "")) for view in yard.view_waiting()]
 
     @router.get("/devices")
     async def devices() -> list[DeviceView]:

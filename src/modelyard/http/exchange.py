@@ -15,6 +15,7 @@ from __future__ import annotations
 import hashlib
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from enum import IntEnum
 from typing import TYPE_CHECKING
 
@@ -58,8 +59,6 @@ ELSEWHERE = frozenset({
 """Errors after which another model may do: they are the model's, not the request's."""
 CLIENT_LEFT = 499
 """nginx's status for a client that left before its answer: nobody is ever told."""
-BYTES_A_TOKEN = 4
-"""What a prompt is reckoned by when its engine told nothing."""
 
 
 class Phase(IntEnum):
@@ -137,6 +136,11 @@ class Exchange:
     @property
     def phase(self) -> Phase:
         return self._phase
+
+    @property
+    def ticket(self) -> int:
+        """What it waits for its model under; 0 if it does not wait."""
+        return self._ticket
 
     # ------------------------------------------------------------------------ the client's request
 
@@ -419,6 +423,10 @@ class Exchange:
         if self._protocol.flow.write_paused:
             self.hold_engine()
         headers, self._is_stream = sort_out(headers)
+        if self._answer.is_begun and not self._is_stream:
+            self._is_stream = True  # as the client has been told
+            self.fail(BadEngineAnswer(self.record.model, "it is no stream, as was asked for"))
+            return
         if self._is_stream:
             translated = self._asking.reply is not None
             hides = not translated and not self._asking.seen.wants_usage
@@ -518,7 +526,7 @@ class Exchange:
         if not self._answer.is_begun:
             self._refuse(error)
         elif self._is_stream:
-            self._break_off(problem_of(error, self._request_id.decode()), served=False)
+            self._break_off(self._problem(error), served=False)
         else:
             self._answer.keep_alive = False
             self._end(served=False)
@@ -528,13 +536,22 @@ class Exchange:
         if self._phase is Phase.DONE:
             return
         self.record.error = error.code
-        problem = problem_of(error, self._request_id.decode())
+        problem = self._problem(error)
         if self._answer.is_begun:
             self._break_off(problem, served=False)
         else:
             dialect = self._route.dialect
             status = dialect.status(problem)
             self._whole_answer(status, headers_of(error), dialect.error(problem), served=False)
+
+    def _problem(self, error: ModelyardError) -> Problem:
+        """An error of ours for the dialect to shape. Of a virtual model's target, it names both."""
+        problem = problem_of(error, self.record.id)
+        named = self.record.named
+        if named not in self._gateway.yard.names.virtuals or repr(named) in problem.message:
+            return problem
+        asked = f" asked {self.record.model!r}" if self.record.model else ""
+        return replace(problem, message=f"the virtual model {named!r}{asked}: {problem.message}")
 
     def _whole_answer(self, status: int, headers: Headers, body: bytes, *, served: bool) -> None:
         if self.more_body:  # what is left of the request is not read
@@ -602,21 +619,12 @@ class Exchange:
         record.status = self._answer.status or CLIENT_LEFT
         record.bytes_out = self._answer.bytes_out
         if record.error and before >= Phase.SENDING:
-            self._reckon()
+            is_clients_own = self._route.translate is not None and self._asking.reply is None
+            record.reckon(begins_with_usage=self._is_stream and is_clients_own)
         if self._held is not None:
             self._caller.leave(self._held, record, self._gateway.now())
         if self._capture is not None:
             self._capture.end(self.body)
-
-    def _reckon(self) -> None:
-        """The tokens of an answer that was cut, by what was sent where its engine did not tell."""
-        record, route = self.record, self._route
-        if not record.prompt_tokens and not record.completion_tokens:
-            record.prompt_tokens = len(self.body) // BYTES_A_TOKEN
-        elif not self._is_stream or route.translate is None or self._asking.reply is not None:
-            return  # told at the end, so that it is true; Anthropic's own streams begin with it
-        record.estimated = True
-        record.completion_tokens = max(record.completion_tokens, record.parts)
 
 
 def _but_content(headers: Headers) -> Headers:

@@ -14,6 +14,8 @@ from collections import deque
 
 import msgspec
 
+BYTES_A_TOKEN = 4
+"""What a prompt is reckoned by when its engine told nothing."""
 KEPT = 10_000
 """Finished records that are kept for whoever drains them."""
 
@@ -65,6 +67,19 @@ class Record(msgspec.Struct, gc=False):
     """Events of a stream that were passed on; about one for each token."""
     bytes_in: int = 0
     bytes_out: int = 0
+
+    def reckon(self, *, begins_with_usage: bool) -> None:
+        """The answer was cut: count by what was sent what its engine did not tell.
+
+        `begins_with_usage` says that an engine tells its first count before the answer, as in
+        Anthropic's own streams; all others tell at the end, and then it is true.
+        """
+        if not self.prompt_tokens and not self.completion_tokens:
+            self.prompt_tokens = self.bytes_in // BYTES_A_TOKEN
+        elif not begins_with_usage:
+            return
+        self.estimated = True
+        self.completion_tokens = max(self.completion_tokens, self.parts)
 
     @property
     def token_s(self) -> float | None:

@@ -73,6 +73,11 @@ class Active(Protocol):
         """Where it is: reading, waiting, sending, answering, done."""
         ...
 
+    @property
+    def ticket(self) -> int:
+        """What it waits for its model under; 0 if it does not wait."""
+        ...
+
     def look(self, now: float) -> None:
         """Time-outs; called a few times a second."""
         ...

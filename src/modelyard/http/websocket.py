@@ -116,6 +116,11 @@ class Tunnel:
         return client[0] if client else ""
 
     @property
+    def ticket(self) -> int:
+        """What it waits for its model under; 0 if it does not wait."""
+        return self._ticket
+
+    @property
     def phase(self) -> Phase:
         return self._phase
 

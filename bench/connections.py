@@ -4,7 +4,7 @@ Opens the connections (each asks once and is kept), then the streams, all at onc
 engine; all must end whole. Fairness is how far the streams' durations lie apart: they are all paced
 alike, so a server that is fair lets them all end at about the same time.
 
-    .venv/bin/python bench/connections.py [--idle 10000] [--streams 3000] [--json]
+    .venv/bin/python -m bench.connections [--idle 10000] [--streams 3000] [--json]
 """
 
 from __future__ import annotations
@@ -21,13 +21,10 @@ from pathlib import Path
 
 import psutil
 import uvloop
+from bench.corpus import started
+from bench.gateway import free_port, wait_for
 
 from modelyard.runtime import descriptors
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from corpus import started  # noqa: E402  # beside this file
-from gateway import free_port, wait_for  # noqa: E402  # beside this file
 
 CHUNKS = 30
 PAUSE_MS = 400
@@ -55,7 +52,7 @@ async def ping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
 
 
 async def stream(port: int) -> tuple[float, float]:
-    """One stream: seconds to its first chunk and to its end. Raises SystemExit if it is not whole."""
+    """One stream: seconds to its first chunk and to its end. SystemExit if it is not whole."""
     asked = {
         "model": "bench",
         "messages": [],

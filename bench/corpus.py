@@ -3,7 +3,7 @@
 Prints a table of the cases in which the two answer differently, and how many engine requests each
 let through. Needs nginx on the PATH (Debian: apt-get install nginx); the tests do not.
 
-    .venv/bin/python bench/corpus.py [--all]
+    .venv/bin/python -m bench.corpus [--all]
 """
 
 from __future__ import annotations
@@ -19,13 +19,9 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
-HERE = Path(__file__).parent
-sys.path.insert(0, str(HERE.parent))
-
-from tests.http.corpus.cases import Case, cases  # noqa: E402
-from tests.http.corpus.wire import converse  # noqa: E402
-
-from gateway import free_port, wait_for  # noqa: E402  # beside this file
+from bench.gateway import free_port, wait_for
+from tests.http.corpus.cases import Case, cases
+from tests.http.corpus.wire import converse
 
 NGINX = """
 daemon off; worker_processes 1; pid {folder}/nginx.pid; error_log {folder}/error.log crit;

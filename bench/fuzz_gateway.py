@@ -4,7 +4,7 @@ Clients send mutations of the corpus, engines answer with mutations of answers, 
 moment, and engines are killed. After each round nothing may be held for anybody; errors in the log
 and exceptions in the loop are findings. See tests/http/fuzzing.py.
 
-    .venv/bin/python bench/fuzz_gateway.py --minutes 20 [--seed 1]
+    .venv/bin/python -m bench.fuzz_gateway --minutes 20 [--seed 1]
 """
 
 from __future__ import annotations
@@ -21,9 +21,6 @@ from pathlib import Path
 
 import psutil
 import uvloop
-
-sys.path.insert(0, str(Path(__file__).parent.parent))
-
 from tests.http.fuzzing import Fuzzer
 from tests.http.test_hostile_engine import hostile
 

@@ -5,7 +5,7 @@ is called too late is what any stream would have waited. On a machine that other
 system adds waits of its own, so the CPU time that the loop took between two calls is told as well.
 A client process sends bodies of 20 MB, one after the other; the engine is a process of its own.
 
-    .venv/bin/python bench/large_bodies.py [--mb 20] [--times 10]
+    .venv/bin/python -m bench.large_bodies [--mb 20] [--times 10]
 """
 
 from __future__ import annotations

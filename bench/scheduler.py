@@ -82,7 +82,7 @@ class Cell:
         part = f"/{self.models}" if self.models else f"*{self.cut.stretch:g}"
         more = "-home" if self.wake == "home" else ""
         more += "-wide" if self.wide else "-host" if self.host_gib < PLENTY_GIB else ""
-        start = f"@{self.cut.start_s / HOUR:g}h" if self.cut.start_s else ""
+        start = f"@{self.cut.start_s / HOUR:.3g}h" if self.cut.start_s else ""
         return f"{self.trace}{part}{start} {self.kind}{more} {self.devices}"
 
     def setup(self, jobs: Iterable[Job], seed: int) -> Setup:

@@ -5,7 +5,7 @@ streams, embeddings, wrong requests, clients that leave at once and in the middl
 engine is killed now and then. Before and after, what the server holds is counted: descriptors,
 tasks, leases, connections, memory.
 
-    .venv/bin/python bench/soak.py --minutes 30 [--kill-every 20]
+    .venv/bin/python -m bench.soak --minutes 30 [--kill-every 20]
 """
 
 from __future__ import annotations

@@ -66,7 +66,7 @@ def test_a_sleeper_sleeps_deeper_where_one_that_is_asked_more_lacks_its_place_on
     assert world.state("cold") is State.SUSPENDING
     assert world.scheduler.models["cold"].first.life.level == 2
     sleeps(world, "cold")
-    assert held(world, "cold") == {"GPU-0": 300}
+    assert held(world, "cold") == {"GPU-0": 300, "cpu": 0}
     world.passes(100)
     assert world.state("cold") is State.ASLEEP
 

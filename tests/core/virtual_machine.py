@@ -212,7 +212,7 @@ class Machine:
         asked = self.waiting.pop(ticket, None)
         assert asked is not None, f"{ticket} granted, and it does not wait"
         assert asked.model == model
-        is_aged = self.now - asked.at >= self.scheduler.policy.fair_after_s
+        is_aged = self._has_aged(asked)
         for other in self.waiting.values():
             if other.model == model:
                 assert other.priority <= asked.priority or is_aged, f"{asked} before {other}"
@@ -221,6 +221,12 @@ class Machine:
         self._serves(model, run)
         self.granted[ticket] = self.now - asked.at
         self.leases[ticket] = model, run
+
+    def _has_aged(self, asked: Asked) -> bool:
+        """Whether one of its priority has waited too long behind higher ones."""
+        like = [each for each in self.waiting.values() if each.model == asked.model]
+        since = min(e.at for e in [asked, *like] if e.priority == asked.priority)
+        return self.now - since >= self.scheduler.policy.fair_after_s - 1e-6
 
     def _serves(self, model: str, run: int) -> None:
         engine = self.engines[model, run]

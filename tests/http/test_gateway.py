@@ -173,7 +173,7 @@ async def test_a_slow_reader_holds_up_its_engine_and_nobody_else(serve: Serve) -
 
 
 def _protocols(server: Running) -> list[Any]:
-    exchanges = server.yard.gateway.active
+    exchanges: Any = server.yard.gateway.active
     return [exchange._protocol for exchange in exchanges]
 
 

@@ -227,9 +227,10 @@ def _talking(client: Client, model: str) -> Partner:
     from modelyard.core.views import VirtualView
 
     view = virtuals.found(client, model)
-    is_virtual = isinstance(view, VirtualView)
-    name = model if not is_virtual and model in view.variants else view.id
-    models = view.models if is_virtual else [view.id]
+    if isinstance(view, VirtualView):
+        name, models = view.id, view.models
+    else:
+        name, models = model if model in view.variants else view.id, [view.id]
     if {"chat", "completion"} & set(view.tasks):
         return Partner(name, frozenset(models), frozenset(view.tasks))
     route = "/v1/embeddings" if "embedding" in view.tasks else "/v1/rerank"

@@ -36,7 +36,7 @@ def found(client: Client, name: str) -> ModelView | VirtualView:
 
 def rows(views: list[ModelView], virtuals: list[VirtualView]) -> list[tuple[str, ...]]:
     """Lines for `list`: each model's variants as if they were models, then the virtual models."""
-    variants = [
+    variants: list[tuple[str, ...]] = [
         (
             name,
             listed(view.tasks),

@@ -47,6 +47,7 @@ from modelyard.http import pulls as http_pulls
 from modelyard.http.access import Access, Caller
 from modelyard.http.errors import headers_of, problem_of, status_of
 from modelyard.http.gateway import Gateway
+from modelyard.http.heads import HeadAsGet
 from modelyard.http.origin import Door
 from modelyard.http.routes import INFERENCE
 from modelyard.runtime.config_file import ConfigFile
@@ -107,6 +108,7 @@ def build(
     app.include_router(ollama.routes(yard, facts.found, pulls, removals, facts.started_at))
     app.include_router(_models(yard))
     app.add_middleware(ollama.OllamaPort, port=lambda: facts.ollama_port)
+    app.add_middleware(HeadAsGet)
     app.include_router(keys.routes(gateway.access, file))
     app.include_router(requests.routes(lambda: gateway.active, gateway.records))
     app.include_router(captures.routes(gateway.captures))

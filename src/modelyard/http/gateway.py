@@ -404,9 +404,6 @@ class GatewayProtocol(HttpToolsProtocol):
         assert self._head is not None, "a message has begun"
         return self._head
 
-    def _is_asgi(self, cycle: Any) -> bool:
-        return isinstance(cycle, RequestResponseCycle)
-
     # -------------------------------------------------------------------------- whose turn it is
 
     def _start_asgi_task(self, cycle: Any, app: Any) -> None:

@@ -103,7 +103,10 @@ def main() -> None:
             "memory": "1MiB",
             "preload": True,
         }
-        config = {"server": {"port": ours, "state_dir": str(folder)}, "models": {MODEL: model}}
+        config = {
+            "server": {"port": ours, "state_dir": str(folder)},
+            "models": {MODEL: model, "n": {**model, "options": {}, "preload": False}},
+        }
         file = folder / "modelyard.yaml"
         file.write_text(json.dumps(config))
         binary = str(Path(sys.executable).with_name("modelyard"))

@@ -2,10 +2,10 @@
 
 Requests are sent at a fixed rate, at random moments, over connections that are kept: half of what
 Modelyard can carry of them, measured first. The engine itself, nginx before it and Modelyard before
-it take turns at that rate, several rounds each. Each request's time runs from the moment at which it
-was due, so that an answer that delays the next one is not hidden. `added` is a percentile of a proxy
-less the same percentile of the engine itself: a percentile of their difference cannot be had, since
-no request goes both ways. `ratio` is Modelyard's added time to nginx's.
+it take turns at that rate, several rounds each. A request's time runs from the moment at which it
+was due, so that an answer that delays the next one is not hidden. What is added is a percentile of
+a proxy less the same percentile of the engine itself: no request goes both ways. `ratio` is what
+Modelyard adds to what nginx adds.
 
 The proxies have one core to themselves; this program and the engine share the other, and whoever
 else runs on the machine is in the figures: compare with nginx in the same run.
@@ -32,6 +32,8 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
+from modelyard.core.keys import SECRET_BYTES, key_text
+
 sys.path.insert(0, str(Path(__file__).parent))
 
 from gateway import (  # noqa: E402  # beside this file
@@ -45,10 +47,10 @@ from gateway import (  # noqa: E402  # beside this file
     start_nginx,
 )
 
-from modelyard.core.keys import SECRET_BYTES, key_text  # noqa: E402
-
 CONNECTIONS = 64
 ANSWER_WITHIN_S = 10.0
+HALF_LOAD_S = 2.0
+"""How long the most that Modelyard can carry is measured."""
 WORKLOADS = (Workload("json", "JSON request"), Workload("stream", "stream of 8 chunks", chunks=8))
 LAST_CHUNK = b"0\r\n\r\n"
 PERCENTILES = {"p50": 0.50, "p99": 0.99}
@@ -269,8 +271,8 @@ def main() -> int:
 
 def half_load(gateway: Proxy, folder: Path, workload: Workload, key: str, core: int) -> float:
     """Half of the requests a second that it carries at most."""
-    requests, _ = load(gateway, script_for(folder, workload, key), workload, 2.0, core)
-    return requests / 2.0 / 2
+    requests, _ = load(gateway, script_for(folder, workload, key), workload, HALF_LOAD_S, core)
+    return requests / HALF_LOAD_S / 2
 
 
 if __name__ == "__main__":

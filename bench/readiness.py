@@ -2,9 +2,9 @@
 
 Engines of three kinds load for a random while: one answers 503 meanwhile (llama-server), one does
 not listen yet (vLLM), one takes connections and is silent (a loader that blocks its own event
-loop). Each tells when it became ready, by the clock that both processes share. `late_ms` is how much
-later we knew, `cpu_percent` what we spent of one core on asking. `--calm` measures what comes after
-the first ten seconds of a load.
+loop). Each tells when it became ready, by the clock that both processes share. `late_ms` is how
+much later we knew, `cpu_percent` what we spent of one core on asking. `--calm` measures what comes
+after the first ten seconds of a load.
 
     python bench/readiness.py [--json] [--rounds 10] [--calm]
 """

@@ -1,4 +1,4 @@
-"""Keys, variants and virtual models: who may not use a model learns nothing of it by another way."""
+"""Keys, variants and virtual models: who may not use a model learns of it by no other name."""
 
 from __future__ import annotations
 

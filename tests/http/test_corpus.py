@@ -20,7 +20,7 @@ AFTER = b"GET /health HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
 
 async def test_every_odd_request_gets_the_answer_it_must_get(serve: Serve) -> None:
     failures = []
-    async with serve(fake_model("m", "--tokens", "2")) as server:
+    async with serve(fake_model("m", "--tokens", "2"), fake_model("n")) as server:
         await _start(server)
         asked = await _requests(server)
         for case in cases():

@@ -19,8 +19,8 @@ from modelyard.runtime.dialing import open_streams
 
 EAGER_INTERVAL_S = 0.01
 CALM_INTERVAL_S = 0.015
-"""An engine is to be noticed within 20 ms. A probe costs 0.1 to 0.2 ms of CPU: one percent of a
-core while a model loads."""
+"""An engine is to be noticed within 20 ms. Asking so often takes one or two percent of a
+core while a model loads (bench/readiness.py)."""
 EAGER_FOR_S = 10.0
 ANSWER_TIMEOUT_S = 5.0
 

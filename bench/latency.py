@@ -10,7 +10,7 @@ Modelyard adds to what nginx adds.
 The proxies have one core to themselves; this program and the engine share the other, and whoever
 else runs on the machine is in the figures: compare with nginx in the same run.
 
-    python bench/latency.py [--json] [--seconds 3] [--rounds 3] [--rate 1000]
+    .venv/bin/python -m bench.latency [--json] [--seconds 3] [--rounds 3] [--rate 1000]
 
 Needs nginx and wrk on the PATH (Debian: apt-get install nginx wrk) and two cores.
 """
@@ -32,11 +32,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import cast
 
-from modelyard.core.keys import SECRET_BYTES, key_text
-
-sys.path.insert(0, str(Path(__file__).parent))
-
-from gateway import (  # noqa: E402  # beside this file
+from bench.gateway import (
     PROMPT,
     Proxy,
     Workload,
@@ -46,6 +42,8 @@ from gateway import (  # noqa: E402  # beside this file
     start_gateway,
     start_nginx,
 )
+
+from modelyard.core.keys import SECRET_BYTES, key_text
 
 CONNECTIONS = 64
 ANSWER_WITHIN_S = 10.0

@@ -6,7 +6,7 @@ loop). Each tells when it became ready, by the clock that both processes share. 
 much later we knew, `cpu_percent` what we spent of one core on asking. `--calm` measures what comes
 after the first ten seconds of a load.
 
-    python bench/readiness.py [--json] [--rounds 10] [--calm]
+    .venv/bin/python -m bench.readiness [--json] [--rounds 10] [--calm]
 """
 
 from __future__ import annotations

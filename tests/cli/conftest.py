@@ -41,7 +41,10 @@ def fake(name: str, *arguments: str, tasks: tuple[str, ...] = ("chat",), mib: in
 
 MODELS = {
     "quick": {**fake("quick", "--tokens", "8"), "aliases": ["fast"]},
-    "parrot": fake("parrot", "--tokens", "40"),
+    "parrot": {
+        **fake("parrot", "--tokens", "40"),
+        "variants": {"parrot:short": {"max_output_tokens": 3}},
+    },
     "slow": fake("slow", "--load", "1s"),
     "steady": fake("steady", "--tps", "20", "--tokens", "2000"),
     "broken": fake("broken", "--crash-while-loading"),
@@ -123,6 +126,10 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
                 "devices": {"budget": {"cpu": "1000MiB"}},
                 "scheduling": {"max_start_attempts": 1},
                 "models": MODELS,
+                "virtual": {
+                    "either": {"targets": ["parrot:short", "quick"], "choose": "ordered"},
+                    "lost": {"targets": ["never-pulled"]},
+                },
             }
         )
     )

@@ -32,6 +32,7 @@ def test_a_return_needs_no_further_event_once_the_last_who_waits_has_its_place()
     world.exits("left")
     world.ready("here")
     world.ask("waits")
+    world.now += 2
 
     world.tell(DevicesChanged((card(0), card(1), card(2))))
 

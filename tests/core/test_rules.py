@@ -398,6 +398,7 @@ def who_had_to_leave_comes_back_into_free_memory(changed: Changed) -> None:
 
     world.tell(StopWanted("b"))
     world.exits("b")
+    world.passes(1)
 
     assert "a" in world.live
 
@@ -408,6 +409,7 @@ def nobody_leaves_for_who_might_be_asked_for(changed: Changed) -> None:
     world.passes(100)
     world.tell(StopWanted("c"))
     world.exits("c")
+    world.passes(1)
 
     assert world.stopping == {}
     assert list(world.live) == ["b"], "not enough memory is free"
@@ -458,6 +460,7 @@ def nobody_comes_back_who_takes_more_than_it_saves(changed: Changed) -> None:
 
     world.tell(StopWanted("last"))
     world.exits("last")
+    world.passes(1)
 
     assert world.live == {}, "whoever wants the memory next waits a minute for it to be free again"
 

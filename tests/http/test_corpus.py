@@ -80,6 +80,8 @@ async def _start(server: Running) -> None:
 
 
 async def _requests(server: Running) -> int:
-    endpoint = server.yard.loop.runs["m", 1].endpoint
-    async with httpx.AsyncClient() as http:
-        return int((await http.get(f"http://{endpoint}/stats")).json()["requests"])
+    """How many requests the engine has had."""
+    port = server.yard.loop.runs["m", 1].endpoint.port
+    asked = b"GET /stats HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    heard = await converse(port, asked, wanted=1)
+    return int(json.loads(heard.answers[0].body)["requests"])

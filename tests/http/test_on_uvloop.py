@@ -72,6 +72,24 @@ def test_the_connections_of_a_crowd_are_closed_when_it_has_gone(tmp_path: Path) 
     on_uvloop(tmp_path, check)
 
 
+def test_a_large_body_arrives_whole_however_it_is_asked(tmp_path: Path) -> None:
+    """It is not copied on its way, and has its wish for usage written before it."""
+
+    async def check(server: Running) -> None:
+        words = "large " * 700_000
+        asked = {**BODY, "messages": [{"role": "user", "content": words}]}
+        async with httpx.AsyncClient(base_url=server.url, timeout=20) as http:
+            whole = await http.post("/v1/chat/completions", json=asked)
+            stream = await http.post("/v1/chat/completions", json={**asked, "stream": True})
+        records = server.yard.gateway.records.newest(2)
+
+        assert whole.json()["usage"]["prompt_tokens"] == 700_000
+        assert stream.text.endswith("data: [DONE]\n\n")
+        assert [record.prompt_tokens for record in records] == [700_000, 700_000]
+
+    on_uvloop(tmp_path, check)
+
+
 def test_head_is_answered_as_get_without_a_body_and_ends_where_get_would_not(
     tmp_path: Path,
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -141,3 +142,33 @@ async def test_anthropics_clients_get_their_own_listing(tmp_path: Path) -> None:
     assert page.json()["data"][0]["type"] == "model"
     assert (page.json()["first_id"], page.json()["has_more"]) == ("m", False)
     assert one.json()["display_name"] == "m"
+
+
+async def test_who_waits_is_shown_by_the_name_that_was_asked_for(tmp_path: Path) -> None:
+    slow = fake_model("slow", "--load", "30")
+    async with serving(tmp_path, [slow], virtual("slow")) as (_, http):
+        asking = asyncio.create_task(chat(http, "v"))
+        waiting: list[dict[str, Any]] = []
+        while not waiting:
+            waiting = (await http.get("/api/waiting")).json()
+        asking.cancel()
+
+    assert [(each["named"], each["model"]) for each in waiting] == [("v", "slow")]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_error_of_a_target_names_the_virtual_model_too(
+    tmp_path: Path, stream: bool
+) -> None:
+    async with serving(tmp_path, [fake_model("bad", "--crash-while-loading")], virtual("bad")) as (
+        server,
+        http,
+    ):
+        server.yard.loop.scheduler.policy = dataclasses.replace(
+            server.yard.loop.scheduler.policy, max_start_attempts=1
+        )
+        answer = await chat(http, "v", stream=stream)
+
+    assert answer.status_code == 503
+    message = answer.json()["error"]["message"]
+    assert message.startswith("the virtual model 'v' asked 'bad': ")

@@ -15,8 +15,10 @@ import pytest
 from tests.conftest import Serve
 from tests.http.keyed import client, key, serve_keyed
 
+from modelyard.config import Config, Devices
+from modelyard.core.shaping import Target, VirtualModel
 from modelyard.core.specs import Limits
-from modelyard.testing.server import fake_model
+from modelyard.testing.server import fake_model, running
 
 HEADER = "x-modelyard-loading-state"
 CHAT = {"model": "slow", "messages": [{"role": "user", "content": "hi"}], "stream": True}
@@ -109,6 +111,40 @@ async def test_responses_count_events_while_they_wait_and_number_them_without_a_
     assert {event.response.id for event in events if "response" in event.model_fields_set} == {
         events[-1].response.id
     }
+
+
+@pytest.mark.parametrize("path", ["/v1/responses", "/v1/chat/completions"])
+async def test_news_go_on_where_another_model_answers_in_place_of_one_that_failed(
+    tmp_path: Path, path: str
+) -> None:
+    bad = fake_model("bad", "--load", "0.8s", "--crash-while-loading", "--exit-code", "127")
+    either = VirtualModel("v", (Target("bad"), Target("slow")))
+    config = Config(
+        models=(bad, SLOW), virtuals=(either,), devices=Devices(budget_mib={"cpu": 100})
+    )
+    asked = {**CHAT, "model": "v", "input": "hi"}
+    if path == "/v1/responses":
+        del asked["messages"]
+    async with (
+        running(config, tmp_path, **BUSY) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=20, headers={HEADER: "true"}) as http,
+    ):
+        answer = await http.post(path, json=asked)
+
+    said = [json.loads(line[6:]) for line in answer.text.splitlines() if line[:7] == "data: {"]
+    assert "bad" not in answer.text
+    if path == "/v1/responses":
+        assert [event["sequence_number"] for event in said] == list(range(len(said)))
+        assert [event["type"] for event in said].count("response.created") == 1
+        assert len({event["response"]["id"] for event in said if "response" in event}) == 1
+        assert "echo of hi" in said[-1]["response"]["output"][0]["content"][0]["text"]
+    else:
+        lines = reasoning(answer.text)
+        assert len(lines) > 2
+        assert all(line.startswith("v: ") for line in lines)
+        roles = [choice["delta"].get("role") for each in said for choice in each["choices"]]
+        assert roles[0] == "assistant"
+        assert answer.text.endswith("data: [DONE]\n\n")
 
 
 @pytest.mark.parametrize(

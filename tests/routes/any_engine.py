@@ -1,7 +1,7 @@
 """An engine that has every route: it answers a POST with what reached it, byte for byte.
 
-The answer is JSON: `path`, `type` and `length` of the body, and its SHA-256 as `digest`. Arguments
-are the port, and how many seconds an answer takes.
+The answer is JSON: `path`, the names of the `headers`, the `type` of the body, and its SHA-256 as
+`digest`. Arguments are the port, and how many seconds an answer takes.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ class Handler(BaseHTTPRequestHandler):
         digest = hashlib.sha256(body).hexdigest()
         kind = self.headers["content-type"]
         time.sleep(float(sys.argv[2]))
-        self.answer({"path": self.path, "type": kind, "length": len(body), "digest": digest})
+        names = sorted(name.lower() for name in self.headers)
+        self.answer({"path": self.path, "headers": names, "type": kind, "digest": digest})
 
     def answer(self, said: dict[str, Any]) -> None:
         data = json.dumps(said).encode()

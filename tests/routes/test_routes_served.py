@@ -27,6 +27,13 @@ ANY = ModelSpec(
     limits=Limits(stop_grace_s=2.0),
 )
 BODY = b'{"model": "any", "input": ["x"], "query": "q", "unknown": {"deep": [1, null]}}'
+HEADERS = {
+    "content-type": "application/json", "x-own": "1", "cookie": "a=b", "x-api-key": "any",
+    "x-modelyard-loading-state": "true",
+}  # fmt: skip
+ENGINES_HEADERS = [
+    "accept", "content-length", "content-type", "host", "user-agent", "x-own", "x-request-id",
+]  # fmt: skip
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -70,11 +77,11 @@ async def test_json_reaches_the_engine_as_it_was_sent(
 
     assert shown == plain
     for path in shown:
-        answer = await http.post(path, content=BODY, headers={"content-type": "application/json"})
+        answer = await http.post(path, content=BODY, headers=HEADERS)
         assert answer.json() == {
             "path": INFERENCE[path.encode()].engine_path,
+            "headers": ENGINES_HEADERS,
             "type": "application/json",
-            "length": len(BODY),
             "digest": hashlib.sha256(BODY).hexdigest(),
         }
 

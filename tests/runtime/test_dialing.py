@@ -192,11 +192,17 @@ async def test_after_a_crowd_the_newest_idle_connections_are_kept(
     there: Endpoint, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("modelyard.runtime.upstream.MAX_IDLE", 3)
+    monkeypatch.setattr("modelyard.runtime.upstream.CROWD_S", 0.03)
     upstream = Upstream("m", 1, there, lambda: None)
     crowd = [await upstream.connect() for _ in range(5)]
     for connection in crowd:
         upstream.finished(connection)
+    at_once = sum(connection.is_open for connection in crowd)
+    async with asyncio.timeout(5):
+        while crowd[1].is_open:
+            await asyncio.sleep(0.01)
 
+    assert at_once == 5
     assert [connection.is_open for connection in crowd] == [False, False, True, True, True]
     assert [upstream.idle_connection() for _ in range(4)] == [crowd[4], crowd[3], crowd[2], None]
     upstream.close()

@@ -77,6 +77,12 @@ def run(
         print()
 
 
+class NobodyThere(BadUsage):
+    """A virtual model, of whose targets none is there."""
+
+    code = "model_not_found"
+
+
 @dataclass(frozen=True, slots=True)
 class Partner:
     """Whom a conversation is with."""
@@ -229,6 +235,12 @@ def _talking(client: Client, model: str) -> Partner:
     view = virtuals.found(client, model)
     if isinstance(view, VirtualView):
         name, models = view.id, view.models
+        if not models:
+            raise NobodyThere(
+                f"the virtual model {name!r} stands for {', '.join(view.unknown)}, "
+                f"and there is no such model",
+                hint="`modelyard list` shows the models that there are",
+            )
     else:
         name, models = model if model in view.variants else view.id, [view.id]
     if {"chat", "completion"} & set(view.tasks):

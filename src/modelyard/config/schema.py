@@ -137,7 +137,7 @@ class ServerSection(Section):
     no_heartbeats_for: Annotated[list[Name], listed(",")] = Field(
         list(_SERVER.no_heartbeats_for),
         description="Programs that stumble over heartbeats and get none, by patterns of their "
-        "`User-Agent` like `*opencode*`.",
+        "`User-Agent` like `some-client/*`.",
     )
     header_timeout_s: PositiveDuration = Field(
         _SERVER.header_timeout_s,

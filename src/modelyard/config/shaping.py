@@ -192,8 +192,8 @@ def virtual_problems(
                     yield (name, *below, at), text
                 elif target.model not in models and not finds_more:
                     near = near_names(target.model, sorted(models))
-                    text = f"there is no model {shorten(target.model)}{near}, and no models_dirs"
-                    yield (name, *below, at), f"{text} in which it could be found"
+                    text = f"there is no model {shorten(target.model)}, and no models_dirs to find"
+                    yield (name, *below, at), f"{text} it in{near}"
 
 
 def written_shape(shape: Shape | None) -> dict[str, Any]:

@@ -49,6 +49,8 @@ from modelyard.core.state import GOING, ModelState, ReplicaState
 
 PLAN = ""
 """The alarm that is no model's: somebody who waits has to be looked at again."""
+LOOK_EVERY_S = 1.0
+"""How often it is looked ahead at most: it costs more than other decisions, and can wait."""
 ROUNDS = 3
 """Plans made at one moment: what one of them opens may let others go on."""
 
@@ -82,6 +84,7 @@ class Fleet:
         """The devices on which something is new since the last plan."""
         self._all_changed = True
         """Whether more is new than can be told by device."""
+        self._looked_ahead = -math.inf
         self._look_ahead_at = math.inf
         """When there may be something to do for those who have not come yet."""
         self._closing = False
@@ -176,13 +179,19 @@ class Fleet:
             if replica is not None:
                 planner.place_in_free_memory(replica)
         if not more and all(slot.spec.id in planner.plan.placed for slot in waiting.values()):
-            models = self.models.values()
-            ahead = Foresight(planner, self.policy, models, self._left, now)
-            self._look_ahead_at = ahead.look()
+            self._foresee(planner, now)
         self._all_changed = False
         self._changed = set()
         yield from self._carry_out(planner.plan, now)
         self._look_again(waiting.values(), crowded, now)
+
+    def _foresee(self, planner: Planner, now: float) -> None:
+        """Everybody who waits has been seen to: see to those who have not come yet."""
+        if now < self._looked_ahead + LOOK_EVERY_S:
+            self._look_ahead_at = self._looked_ahead + LOOK_EVERY_S
+            return
+        ahead = Foresight(planner, self.policy, self.models.values(), self._left, now)
+        self._looked_ahead, self._look_ahead_at = now, ahead.look()
 
     def _look_ahead(self, at: float) -> None:
         """Look then whether there is something to do for those who have not come yet."""

@@ -32,6 +32,8 @@ RETURNS = 4
 """Models that are looked at for a return."""
 WORTH = 4.0
 """How many times what others lose by it a return has to save."""
+TWICE = 2.0
+"""How many times what it is missed an early leaving has to save: rates are guesses."""
 DEEP = 2
 """The level of sleep at which the host keeps nothing."""
 LEAST_RATE = 1e-7
@@ -108,7 +110,7 @@ class Foresight:
                 offers[key] = offer
         for key in sorted(saved, key=lambda key: (_missed(offers[key]) - saved[key], key)):
             offer = offers[key]
-            if saved[key] <= _missed(offer) or not _may_go(offer):
+            if saved[key] <= TWICE * _missed(offer) or not _may_go(offer):
                 continue
             unused_at = offer.replica.last_used + self._policy.make_room_after_s
             if unused_at <= self._now:

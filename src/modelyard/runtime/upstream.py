@@ -7,8 +7,8 @@ Laws of this file:
 - Pooled connections are used again only while they are fresh, well inside the keep-alive times of
   the engines (cpp-httplib and uvicorn close after 5 s), so a request is not written to a connection
   that the engine is closing at that moment.
-- No more than `MAX_IDLE` connections are kept idle: the oldest go at once, those that are no longer
-  fresh when the pool is next aired or looked into.
+- No more than `MAX_IDLE` connections stay idle for longer than `CROWD_S`: the oldest go. Those that
+  are no longer fresh go when the pool is next aired or looked into.
 - A remote's connections are encrypted where its address says so, and its certificate is checked.
 - What the engine sent as framing stays here: callers get a head, body bytes, and an end.
 """
@@ -34,6 +34,9 @@ if TYPE_CHECKING:
 FRESH_FOR_S = 2.0
 MAX_IDLE = 256
 """Idle connections kept to one engine; after a crowd the oldest go."""
+CROWD_S = 0.25
+"""How long more may be idle. Streams that are paced alike end together, and their clients ask again
+at once: whoever closed the surplus at that moment would dial it again."""
 CONNECT_TIMEOUT_S = 5.0
 MAX_HEADERS = 100
 MAX_HEAD_BYTES = 64 * 1024
@@ -106,6 +109,7 @@ class Upstream:
         self._drained: asyncio.Event | None = None
         self._retired = False
         self._airing: asyncio.TimerHandle | None = None
+        self._thinning: asyncio.TimerHandle | None = None
 
     def begins_loading(self) -> None:
         """The engine is being woken."""
@@ -161,21 +165,33 @@ class Upstream:
             connection.close()
             return
         self._idle.append(connection)
-        if len(self._idle) > MAX_IDLE:
-            self._idle.pop(0).close()
+        if len(self._idle) > MAX_IDLE and self._thinning is None:
+            self._thinning = self._loop.call_later(CROWD_S, self._thin)
         if self._airing is None:
             self._airing = self._loop.call_later(self.fresh_for_s, self._air)
 
     def _air(self) -> None:
         """Close what is no longer fresh, so that a crowd's connections go when the crowd has."""
         self._airing = None
-        oldest = self._loop.time() - self.fresh_for_s
-        stale = [connection for connection in self._idle if connection.idle_since <= oldest]
-        self._idle = self._idle[len(stale) :]  # they are in the order of their last use
-        for connection in stale:
-            connection.close()
+        self._close_idle_for(self.fresh_for_s, keep=0)
         if self._idle:
             self._airing = self._loop.call_later(self.fresh_for_s, self._air)
+
+    def _thin(self) -> None:
+        """Close what more than `MAX_IDLE` are idle, unless they have only just become so."""
+        self._thinning = None
+        self._close_idle_for(CROWD_S, keep=MAX_IDLE)
+        if len(self._idle) > MAX_IDLE:
+            self._thinning = self._loop.call_later(CROWD_S, self._thin)
+
+    def _close_idle_for(self, seconds: float, keep: int) -> None:
+        """Close what has been idle for so long, but for the newest `keep`."""
+        since = self._loop.time() - seconds
+        surplus = self._idle[: max(0, len(self._idle) - keep)]
+        old = [connection for connection in surplus if connection.idle_since <= since]
+        self._idle = self._idle[len(old) :]  # they are in the order of their last use
+        for connection in old:
+            connection.close()
 
     def lost(self, connection: Connection) -> None:
         self._open.discard(connection)

@@ -4,8 +4,8 @@ Laws of this file:
 - A case is bytes for one connection, the statuses of all final answers in their order, and why.
 - `open` says that the connection must take a further request after them; otherwise the server
   must close it by itself.
-- The model is called `m`, and it is not the only one. 200 from an inference route says that its engine has had the request;
-  every other status says that it has not.
+- The model is called `m`, and it is not the only one. 200 from an inference route says that its
+  engine has had the request; every other status says that it has not.
 """
 
 from __future__ import annotations

@@ -57,6 +57,7 @@ fmt: setup
 bench: setup
 	$(BIN)/python bench/gateway.py $(ARGS)
 	$(BIN)/python bench/startup.py
+	$(BIN)/python -m bench.latency
 
 bench-scheduler: setup
 	$(BIN)/python bench/scheduler.py $(ARGS)

@@ -4,9 +4,9 @@ Every cell is a workload, a number of 76 GiB devices and a kind of costs; sizes 
 what the trace leaves open, are drawn by several seeds. `mean_vs_fifo` of a cell is our mean wait
 over llama-swap's (with an ideal matrix), each summed over the seeds; below 1 is better. The figures
 of a group are geometric means over its cells. The policy and its parameters were chosen on the
-cells `tuned`; those `held_out` were run for the first time when both were settled. `more` holds
-what the others have no word for: engines with several levels of sleep, sleepers bound to their
-device, scarce host memory, models over two devices; it is not part of the headline.
+cells `tuned`; what was changed after those `held_out` had first been run, docs/performance.md says.
+`more` holds what the others have no word for: engines with several levels of sleep, sleepers bound
+to their device, scarce host memory, models over two devices; it is not part of the headline.
 
     python bench/scheduler.py [--json] [--quick] [--only WORD] [--seeds N] [--set KEY=VALUE]
                               [--no-bound] [--chart docs/scheduler.svg]

@@ -10,7 +10,7 @@ Laws of this file:
 - A key that may not use a model does not see it, and no name that leads only to such models.
 
 Sources: OpenAI's Model needs `id`, `object`, `created` and `owned_by`; what is more, clients
-tolerate, and others show, too: `context_length`, `name` and `description` as OpenRouter has them
+tolerate, and others show, too: `context_length`, `name` as OpenRouter has it
 (openrouter.ai/docs, list available models), `max_model_len` as vLLM (its ModelCard), `meta.n_ctx`
 as llama.cpp's server, `status` as llama-swap.
 """

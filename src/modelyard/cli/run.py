@@ -246,7 +246,7 @@ def _talking(client: Client, model: str) -> Partner:
     if {"chat", "completion"} & set(view.tasks):
         return Partner(name, frozenset(models), frozenset(view.tasks))
     route = "/v1/embeddings" if "embedding" in view.tasks else "/v1/rerank"
-    tasks = ", ".join(view.tasks)
+    tasks = ", ".join(view.tasks) or "nothing that all its targets share"
     raise WrongKind(
         f"model {view.id!r} is for {tasks} and does not talk",
         hint=f"POST to {client.url}{route}; `modelyard list` shows the models that chat",

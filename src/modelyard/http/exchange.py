@@ -104,6 +104,7 @@ class Exchange:
     _kept: tuple[int, Headers] | None = None
     """Status and headers of an answer that is kept until it is whole."""
     _parts: list[bytes]
+    _kept_bytes = 0
 
     def __init__(self, protocol: GatewayProtocol, gateway: Gateway, head: RequestHead) -> None:
         self._protocol = protocol
@@ -438,7 +439,7 @@ class Exchange:
         else:
             if self._asking.rewrites:
                 self._kept = status, headers
-                self._parts = []
+                self._parts, self._kept_bytes = [], 0
                 return
         self._answer.begin(status, self._common_lines(), headers, length)
 
@@ -481,7 +482,8 @@ class Exchange:
         """Collect an answer that is rewritten as a whole, and send it when it is complete."""
         assert self._kept is not None, "kept from its beginning"
         self._parts.append(body)
-        if sum(map(len, self._parts)) > MAX_REWRITTEN:
+        self._kept_bytes += len(body)
+        if self._kept_bytes > MAX_REWRITTEN:
             self.fail(BadEngineAnswer(self.record.model, f"it exceeds {MAX_REWRITTEN} bytes"))
         elif complete:
             status, headers = self._kept

@@ -73,9 +73,16 @@ def requests(count: int) -> list[Job]:
 
 
 def parameters() -> Policy:
+    """The usual ones, in the trace's time; but nobody looks ahead.
+
+    That happens at most once a second, on whatever news comes then, and a live server has more news
+    than the simulator: readings of the devices, and what was measured and learned.
+    """
     usual = Policy()
     return replace(
         usual,
+        make_room=False,
+        prefetch=False,
         fair_after_s=usual.fair_after_s / SPEED,
         rate_memory_s=usual.rate_memory_s / SPEED,
         scale_up_after_s=usual.scale_up_after_s / SPEED,

@@ -190,7 +190,14 @@ def load(
 ) -> tuple[int, float]:
     """Requests answered and CPU seconds of the proxy. Any failed request is an error."""
     before = proxy.cpu_s()
-    argv = ["wrk", "-t1", f"-c{workload.connections}", f"-d{seconds:g}s", "--timeout", "20s"]
+    argv = [
+        "wrk",
+        "-t1",
+        f"-c{workload.connections}",
+        f"-d{max(1, round(seconds))}s",
+        "--timeout",
+        "20s",
+    ]
     argv += ["-s", str(script), f"http://127.0.0.1:{proxy.port}/v1/chat/completions"]
     done = subprocess.run(
         argv,

@@ -124,9 +124,9 @@ def test_what_does_not_run_is_left_as_it_is(gpus: GpuServer) -> None:
 
 def test_a_second_sleep_changes_nothing(gpus: GpuServer) -> None:
     gpus.run("start", "napper")
-    gpus.run("sleep", "napper", "--level", "1")
+    gpus.run("sleep", "napper", "--level", "2")
 
-    assert gpus.run("sleep", "napper").out == "napper is asleep (level 1), as before\n"
+    assert gpus.run("sleep", "napper").out == "napper is asleep (level 2), as before\n"
 
 
 def test_wake_starts_what_does_not_run_and_says_if_nothing_was_to_be_done(gpus: GpuServer) -> None:

@@ -25,6 +25,7 @@ from fastapi.responses import JSONResponse, Response
 
 from modelyard.catalog.found import FoundModel
 from modelyard.core.errors import ModelNotFound
+from modelyard.core.lifecycle import State
 from modelyard.core.names import Names
 from modelyard.core.shaping import VirtualModel
 from modelyard.core.specs import ModelSpec, Task
@@ -99,8 +100,8 @@ class Listing:
         """Models by their ids, each followed by its variants; then the virtual models."""
         slots, files = self._yard.scheduler.models.values(), self.files()
         for spec in sorted((slot.spec for slot in slots), key=lambda spec: spec.id):
-            if not caller.may_use(spec.id):
-                continue
+            if not caller.may_use(spec.id) or not self._yard.names.knows(spec.id):
+                continue  # not for this caller, or on its way out
             yield self._shown(spec.id, spec, files)
             for name in (*spec.variants, *(spec.aliases if aliases else ())):
                 if self._means(name, spec):
@@ -134,8 +135,8 @@ class Listing:
 
     def _shown(self, name: str, spec: ModelSpec, files: Files) -> dict[str, Any]:
         """What is shown of a model under one of its names."""
-        is_id, slot = name == spec.id, self._yard.scheduler.models[spec.id]
-        auto = self._yard.view(slot).auto if spec.auto else None
+        is_id, slot = name == spec.id, self._yard.scheduler.models.get(spec.id)
+        auto = self._yard.view(slot).auto if spec.auto and slot is not None else None
         length = None if spec.auto and auto is None else context_of(spec) or None
         shown: dict[str, Any] = {
             "id": name,
@@ -148,7 +149,7 @@ class Listing:
             "aliases": list(spec.aliases) if is_id else [],
             "variants": list(spec.variants) if is_id else [],
             "context_length": spec.context_length,
-            "status": {"value": slot.state},
+            "status": {"value": State.STOPPED if slot is None else slot.state},
             **_context(auto.context if auto is not None else length),
         }
         if not is_id:

@@ -375,8 +375,10 @@ class Loop:
             case Changed(model):
                 self._publish(model)
             case CostLearned():
-                spec = self.scheduler.models[action.model].spec
-                self._tasks.spawn(self._learning.took(spec, action), f"learn from {spec.id}")
+                slot = self.scheduler.models.get(action.model)
+                if slot is not None:  # its files may have gone while its engine ended
+                    took = self._learning.took(slot.spec, action)
+                    self._tasks.spawn(took, f"learn from {action.model}")
 
     def _start(self, start: StartEngine) -> None:
         run = self._new_run(start, self._engines[start.spec.engine])

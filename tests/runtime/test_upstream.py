@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from modelyard.core.errors import BadEngineAnswer, EngineDied, ModelyardError
 from modelyard.core.specs import Endpoint
+from modelyard.runtime.framing import AnswerHead
 from modelyard.runtime.upstream import Headers, Lease, Upstream
 
 
@@ -29,8 +30,8 @@ class Told:
     error: ModelyardError | None = None
     over: asyncio.Event = field(default_factory=asyncio.Event)
 
-    def answer_begins(self, status: int, headers: Headers, length: int | None) -> None:
-        self.status, self.headers, self.length = status, headers, length
+    def answer_begins(self, head: AnswerHead, length: int | None) -> None:
+        self.status, self.headers, self.length = head.status, head.headers, length
 
     def answer_continues(self, body: bytes, complete: bool) -> None:
         self.body += body
@@ -80,7 +81,7 @@ async def ask(upstream: Upstream) -> Told:
     told = Told()
     connection = upstream.idle_connection() or await upstream.connect()
     connection.send(told, b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 0\r\n\r\n")
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await told.over.wait()
     return told
 
@@ -130,6 +131,49 @@ async def test_a_connection_is_used_again_while_it_is_fresh() -> None:
         second = upstream.idle_connection()
 
         assert first is second
+
+
+KNOWN = OK + b"content-type: text/plain\r\ncontent-length: 11\r\n\r\nhello world"
+
+
+@pytest.mark.parametrize("at", range(1, len(KNOWN), 9))
+async def test_an_answer_that_begins_as_one_before_is_read_wherever_it_is_cut(at: int) -> None:
+    async with engine(KNOWN) as (upstream, _):
+        await ask(upstream)
+        known = upstream.known
+        connection = upstream.idle_connection()
+        assert known is not None
+        assert connection is not None
+        again, told = KNOWN.replace(b": 11", b": 5")[: -len(b" world")], Told()
+        connection.send(told, b"")
+        connection.data_received(again[:at])
+        connection.data_received(again[at:])
+
+    assert (told.status, told.headers[0], told.length) == (200, (b"content-type", b"text/plain"), 5)
+    assert (told.body, told.error) == (b"hello", None)
+
+
+async def test_more_than_was_asked_for_ends_a_connection_whose_answers_are_known() -> None:
+    async with engine(KNOWN, KNOWN) as (upstream, broken):
+        for _ in range(3):
+            told = await ask(upstream)
+            assert (told.body, told.error) == (b"hello world", None)
+
+    assert broken == []
+
+
+async def test_an_engine_that_dies_within_a_known_answer_has_died() -> None:
+    async with engine(KNOWN) as (upstream, broken):
+        await ask(upstream)
+        connection = upstream.idle_connection()
+        assert connection is not None
+        told = Told()
+        connection.send(told, b"")
+        connection.data_received(KNOWN[:-3])
+        connection.connection_lost(None)
+
+    assert (told.body, broken) == (b"hello wo", [1])
+    assert isinstance(told.error, EngineDied)
 
 
 async def test_a_connection_that_is_no_longer_fresh_is_closed() -> None:
@@ -206,7 +250,7 @@ async def test_draining_waits_for_the_last_lease() -> None:
     await asyncio.sleep(0)
     assert not drained.done()
     upstream.lease_closed()
-    await asyncio.wait_for(drained, 1)
+    await asyncio.wait_for(drained, 60)
 
 
 BODY = b'data: {"x": "\xe4\xbd\xa0\xe5\xa5\xbd"}\n\ndata: [DONE]\n\n'

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from modelyard.runtime.framing import AnswerHead, as_lines
 from modelyard.runtime.upstream import Headers
 
 NOT_RETURNED = frozenset(
@@ -28,17 +29,17 @@ NOT_RETURNED = frozenset(
 EVENT_STREAM = b"text/event-stream"
 
 
-def sort_out(headers: Headers) -> tuple[Headers, bool]:
-    """Of an engine's header lines, those that its client gets; and whether a stream follows."""
-    kept = []
-    is_stream = False
-    for header in headers:
-        name = header[0]
-        if name not in NOT_RETURNED:
-            kept.append(header)
-            if name == b"content-type":
-                is_stream = EVENT_STREAM in header[1]
-    return kept, is_stream
+def kept_of(headers: Headers) -> Headers:
+    """Of an engine's header lines, those that its client gets."""
+    return [header for header in headers if header[0] not in NOT_RETURNED]
+
+
+def look_at(head: AnswerHead) -> bytes:
+    """The header lines that a client gets of this head, and in the head whether events follow."""
+    kept = kept_of(head.headers)
+    head.is_stream = any(name == b"content-type" and EVENT_STREAM in value for name, value in kept)
+    head.lines = as_lines(kept)
+    return head.lines
 
 
 class Answer:
@@ -77,13 +78,13 @@ class Answer:
         self.status = 0
         self.bytes_out = 0
 
-    def begin(self, status: int, common: bytes, headers: Headers, length: int | None) -> None:
+    def begin(self, status: int, common: bytes, lines: bytes, length: int | None) -> None:
         """Have this head written with the first part, unless one has been written already.
 
-        `common` are the header lines that every answer of the server has.
+        `common` are the header lines that every answer of the server has, `lines` its own.
         """
         if not self.is_begun:
-            self._head = self._head_of(status, common, headers, length)
+            self._head = self._head_of(status, common, lines, length)
 
     def part(self, body: bytes, complete: bool) -> None:
         """The next part of the body; `complete` says that it is the last."""
@@ -106,7 +107,7 @@ class Answer:
         """An answer at once."""
         self.is_begun = True
         self.bytes_out += len(body)
-        self._write(self._head_of(status, common, headers, len(body)) + body)
+        self._write(self._head_of(status, common, as_lines(headers), len(body)) + body)
 
     def last_event(self, event: bytes) -> None:
         """End a stream that has begun with one more event, apart from what was cut before it."""
@@ -116,7 +117,7 @@ class Answer:
 
     def beat(self, heartbeat: bytes, common: bytes, headers: Headers) -> None:
         """Keep a waiting client's stream alive; the first beat sends the head."""
-        head = b"" if self.is_begun else self._head_of(200, common, headers, None)
+        head = b"" if self.is_begun else self._head_of(200, common, as_lines(headers), None)
         if heartbeat and self._chunked:
             heartbeat = b"%x\r\n%b\r\n" % (len(heartbeat), heartbeat)
         self.is_begun = True
@@ -131,7 +132,7 @@ class Answer:
             self.status = 0
         self.last_part = b""
 
-    def _head_of(self, status: int, common: bytes, headers: Headers, length: int | None) -> bytes:
+    def _head_of(self, status: int, common: bytes, lines: bytes, length: int | None) -> bytes:
         self.status = status
         if length is not None:
             framing = b"content-length: %d\r\n" % length
@@ -141,8 +142,5 @@ class Answer:
         else:
             self.keep_alive = False
             framing = b""
-        out = [STATUS_LINE[status], common]
-        for name, value in headers:
-            out += (name, b": ", value, b"\r\n")
-        out += (framing, b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n")
-        return b"".join(out)
+        end = b"\r\n" if self.keep_alive else b"connection: close\r\n\r\n"
+        return b"%b%b%b%b%b" % (STATUS_LINE[status], common, lines, framing, end)

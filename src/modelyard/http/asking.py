@@ -9,7 +9,6 @@ Laws of this file:
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from modelyard.core.errors import WrongTask
@@ -17,14 +16,16 @@ from modelyard.core.names import Names
 from modelyard.core.shaping import Shape
 from modelyard.core.specs import ModelSpec
 from modelyard.dialects.base import LoadRequest, Reply
-from modelyard.http import forms, openai
+from modelyard.http import forms, openai, remotes
 from modelyard.http.access import Caller, resolved
 from modelyard.http.routes import Route, request_line
 from modelyard.http.shaping import shaped
-from modelyard.runtime.upstream import Buffer, Upstream
+from modelyard.runtime.framing import as_lines
+from modelyard.runtime.upstream import Buffer, Headers, Upstream
 
 if TYPE_CHECKING:
     from modelyard.engines.quirks import Quirks
+    from modelyard.http.request_head import RequestHead
 
 
 class Asking:
@@ -110,10 +111,9 @@ class Asking:
         return spec
 
     def head_and_body(
-        self, upstream: Upstream, forwarded: Sequence[bytes], request_id: bytes
+        self, upstream: Upstream, head: RequestHead, request_id: bytes
     ) -> tuple[bytes, Buffer]:
-        """The request as this upstream wants it, and its body if that is too large to be copied;
-        `forwarded` are header lines of the client."""
+        """The request as this upstream wants it, and its body if that is too large to be copied."""
         route, shape = self.route, self.shape
         path, first = route.engine_path, route.engine_request
         asked, lead = self.body, b""
@@ -135,20 +135,20 @@ class Asking:
             if (reply_to := quirks.replies.get(path)) is not None:
                 self.engine_reply = reply_to(lead + bytes(body), int(time.time()))
             lead, body = b"", quirks.request(path, lead + bytes(body))
-        if shape is not None and shape.headers:
-            forwarded = _laid_over(forwarded, shape.headers)
+        lines = head.lines
+        if upstream.is_remote or (shape is not None and shape.headers):
+            lines = _lines_for(upstream, shape, head.forwarded)
         length = len(lead) + len(body)
-        request: list[Buffer] = [
+        request = b"%b%b%bx-request-id: %b\r\ncontent-length: %d\r\n\r\n%b%b" % (
             first,
             upstream.own_headers,
-            *forwarded,
-            b"x-request-id: %b\r\ncontent-length: %d\r\n\r\n" % (request_id, length),
+            lines,
+            request_id,
+            length,
             lead,
-        ]
-        if length > openai.LARGE_BODY:
-            return b"".join(request), body
-        request.append(body)
-        return b"".join(request), b""
+            b"" if length > openai.LARGE_BODY else bytes(body),
+        )
+        return request, body if length > openai.LARGE_BODY else b""
 
     def _may_pass(self, upstream: Upstream) -> bool:
         """Whether the upstream takes the request in the client's own words, but for the name."""
@@ -183,15 +183,13 @@ class Asking:
         return answer if self.reply is None else self.reply.whole(answer)
 
 
-def _laid_over(lines: Sequence[bytes], headers: Mapping[str, str]) -> list[bytes]:
-    """Header lines, each in four parts, with others in the place of those of the same name."""
-    ours = {name.encode(): text.encode() for name, text in headers.items()}
-    kept = [
-        part
-        for at in range(0, len(lines), 4)
-        if lines[at] not in ours
-        for part in lines[at : at + 4]
-    ]
-    for name, text in ours.items():
-        kept += (name, b": ", text, b"\r\n")
-    return kept
+def _lines_for(upstream: Upstream, shape: Shape | None, headers: Headers) -> bytes:
+    """The client's header lines as this upstream gets them: not all of them leave this machine,
+    and a shape puts its own in the place of those of the same name."""
+    if upstream.is_remote:
+        headers = remotes.fit_to_leave(headers)
+    if shape is not None and shape.headers:
+        ours = [(name.encode(), text.encode()) for name, text in shape.headers.items()]
+        names = {name for name, _ in ours}
+        headers = [*(header for header in headers if header[0] not in names), *ours]
+    return as_lines(headers)

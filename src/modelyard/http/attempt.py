@@ -24,6 +24,7 @@ from modelyard.dialects.base import Reply
 from modelyard.http import remotes
 from modelyard.http.translated import Hearer, Translated
 from modelyard.runtime.failover import Failover
+from modelyard.runtime.framing import AnswerHead
 from modelyard.runtime.upstream import Buffer, Connection, Headers, Lease, Upstream
 
 GONE_WAIT_S = 2.0
@@ -40,7 +41,7 @@ class Asker(Protocol):
         None if it is in that shape. Raises ModelyardError."""
         ...
 
-    def engine_answers(self, status: int, headers: Headers, length: int | None) -> None:
+    def engine_answers(self, head: AnswerHead, length: int | None) -> None:
         """The head of a proper answer has come; its body follows from the connection."""
         ...
 
@@ -203,20 +204,21 @@ class Attempt:
 
     # ------------------------------------------------------------------ runtime.upstream.Receiver
 
-    def answer_begins(self, status: int, headers: Headers, length: int | None) -> None:
+    def answer_begins(self, head: AnswerHead, length: int | None) -> None:
         self._answers = True
+        status = head.status
         if status < 300:
             hearer: Hearer = self._asker
             if self._reply is not None:
                 hearer = Translated(self._asker, self._reply, self._lease.upstream.model)
             if self._connection is not None:
                 self._connection.listener = hearer
-            hearer.engine_answers(status, headers, length)
+            hearer.engine_answers(head, length)
         elif status < 400:
-            place = remotes.place_in(headers)
+            place = remotes.place_in(head.headers)
             self._asker.fail(UpstreamRedirects(self._lease.upstream.model, status, place))
         else:
-            self._error_begins(status, headers)
+            self._error_begins(status, head.headers)
 
     def _error_begins(self, status: int, headers: Headers) -> None:
         """An error: ask somebody else, or pass it on in our words."""

@@ -31,9 +31,9 @@ from modelyard.core.errors import (
 from modelyard.core.specs import ModelSpec
 from modelyard.dialects import openai as openai_dialect
 from modelyard.dialects.base import Problem, Reply, UnreadableAnswer
-from modelyard.http import openai, remotes
+from modelyard.http import openai
 from modelyard.http.access import ANYONE
-from modelyard.http.answer import Answer, sort_out
+from modelyard.http.answer import Answer, kept_of, look_at
 from modelyard.http.asking import Asking
 from modelyard.http.attempt import Attempt
 from modelyard.http.captures import Capture
@@ -43,6 +43,7 @@ from modelyard.http.loading import Company
 from modelyard.http.record import Record
 from modelyard.http.request_head import RequestHead
 from modelyard.http.usage import StreamTap, WholeTap, note_whole
+from modelyard.runtime.framing import AnswerHead, as_lines
 from modelyard.runtime.upstream import Buffer, Headers, Lease, Upstream
 
 if TYPE_CHECKING:
@@ -385,11 +386,8 @@ class Exchange:
     def request_to(self, upstream: Upstream) -> tuple[bytes, Buffer, Reply | None]:
         """The request as this upstream wants it, a body to be sent after it, and what turns its
         answer into OpenAI's shape; None if it is in that shape. Raises ModelyardError."""
-        lines = self._head.forwarded
-        if upstream.is_remote:
-            lines = remotes.fit_to_leave(lines)
         asking = self._asking
-        request, body = asking.head_and_body(upstream, lines, self._request_id)
+        request, body = asking.head_and_body(upstream, self._head, self._request_id)
         return request, body, asking.engine_reply
 
     def starts_over(self) -> bool:
@@ -417,31 +415,32 @@ class Exchange:
 
     # -------------------------------------------------------------------------- the engine's answer
 
-    def engine_answers(self, status: int, headers: Headers, length: int | None) -> None:
+    def engine_answers(self, head: AnswerHead, length: int | None) -> None:
         """The head of a proper answer."""
         self._phase = Phase.ANSWERING
         self._heard = True
         if self._protocol.flow.write_paused:
             self.hold_engine()
-        headers, self._is_stream = sort_out(headers)
-        if self._answer.is_begun and not self._is_stream:
+        lines = look_at(head) if head.lines is None else head.lines
+        self._is_stream = head.is_stream
+        if self._answer.is_begun and not head.is_stream:
             self._is_stream = True  # as the client has been told
             self.fail(BadEngineAnswer(self.record.model, "it is no stream, as was asked for"))
             return
-        if self._is_stream:
+        if head.is_stream:
             translated = self._asking.reply is not None
             hides = not translated and not self._asking.seen.wants_usage
             self._tap = StreamTap(self.record, hides=hides)
             if translated or hides:
                 length = None
             if translated:
-                headers = [*_but_content(headers), *self._stream_headers()]
-        else:
-            if self._asking.rewrites:
-                self._kept = status, headers
-                self._parts, self._kept_bytes = [], 0
-                return
-        self._answer.begin(status, self._common_lines(), headers, length)
+                kept = _but_content(kept_of(head.headers))
+                lines = as_lines([*kept, *self._stream_headers()])
+        elif self._asking.rewrites:
+            self._kept = head.status, kept_of(head.headers)
+            self._parts, self._kept_bytes = [], 0
+            return
+        self._answer.begin(head.status, self._common_lines(), lines, length)
 
     def answer_continues(self, body: bytes, complete: bool) -> None:
         """The next part of a proper answer."""
@@ -588,7 +587,7 @@ class Exchange:
         lines += limit_lines(self._caller.balances(self._gateway.now()))
         if self._head.origin is not None:
             granted = self._gateway.door.cors.headers(self._head.origin)
-            lines += b"".join(b"%b: %b\r\n" % header for header in granted)
+            lines += as_lines(granted)
         return lines
 
     def _end(self, *, served: bool) -> None:

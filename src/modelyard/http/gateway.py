@@ -37,6 +37,7 @@ from modelyard.http.request_head import RequestHead
 from modelyard.http.routes import INFERENCE
 from modelyard.http.turns import LINGER_S, Active, Refusal, Turn
 from modelyard.http.websocket import PATHS, Tunnel, wants_websocket
+from modelyard.runtime.framing import as_lines
 from modelyard.runtime.loop import Loop
 from modelyard.runtime.tasks import Tasks
 
@@ -80,7 +81,7 @@ class Gateway:
         """Header lines that all answers have; made anew when uvicorn has another date."""
         if headers is not self._own_headers:
             self._own_headers = headers
-            self._own_lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+            self._own_lines = as_lines(headers)
         return self._own_lines
 
     def next_request_id(self) -> bytes:
@@ -136,7 +137,11 @@ class GatewayProtocol(HttpToolsProtocol):
     _asgi: RequestResponseCycle | None = None
     """The newest request that the application was given; uvicorn looks after `cycle` alone."""
     _known: RequestHead | None = None
-    """The head of the newest inference request, in case that it comes again."""
+    """The head of the newest request that the parser has read, if it may come again."""
+    _left = 0
+    """Bytes of a body that follow a head which came again: the parser sees neither."""
+    _fed = b""
+    """What the parser is reading, while that is the message with which it begins."""
     _head: Head | None = None
     """While a head is being read."""
     _in_head = False
@@ -173,6 +178,11 @@ class GatewayProtocol(HttpToolsProtocol):
             if self._tunnel is not None:
                 self._tunnel.receive(data)
             return
+        if self._left:
+            data = self._read_on(data)
+        elif self._known is not None and self._read_known(self._known, data):
+            return
+        self._fed = b"" if self._in_head or self._is_unread else data
         while data:
             self._chunk = len(data)
             try:
@@ -192,6 +202,39 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._arrived > head.MAX_HEAD_BYTES + head.WORST_FRAMING * self._body:
             self._too_much()
 
+    def _read_known(self, known: RequestHead, data: bytes) -> bool:
+        """Begin a request whose head came before, byte for byte; whether it is one.
+
+        The parser stands between two messages then, and does not notice.
+        """
+        before = self.cycle
+        if self._in_head or self._is_unread or not (before.response_complete and before.keep_alive):
+            return False
+        found = known.body_in(data)
+        if found is None:
+            return False
+        at, length = found
+        left = length - len(data) + at
+        if left < 0:  # more requests follow: they wait for their turns
+            return False
+        self._arrived = self._body = 0
+        self._infer(known)
+        if len(data) > at:
+            self.on_body(data[at:])
+        self._left = left
+        if not left:
+            self.on_message_complete()
+        return True
+
+    def _read_on(self, data: bytes) -> bytes:
+        """Go on with the body of such a request; returns what comes after it."""
+        body, rest = data[: self._left], data[self._left :]
+        self._left -= len(body)
+        self.on_body(body)
+        if not self._left:
+            self.on_message_complete()
+        return rest
+
     def _read_again(self, rest: bytes) -> bytes:
         """What the parser is to read in place of a request that wants another protocol.
 
@@ -200,6 +243,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.parser = httptools.HttpRequestParser(self)
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         again, self._again = self._again, b""
+        self._fed = b""
         return again + rest
 
     def _not_understood(self, error: httptools.HttpParserError) -> None:
@@ -287,12 +331,9 @@ class GatewayProtocol(HttpToolsProtocol):
         self._in_head = False
         version = self.parser.get_http_version()
         method = self.parser.get_method()
-        known = self._known
-        if known is not None and known.is_repeated(self.url, self.headers, method, version):
-            self._infer(known)
-            return
-        raw, self._known, self._head = self.headers, None, Head()
-        self.headers = [(name.lower(), value) for name, value in raw]
+        lines = len(self.headers)
+        self._known, self._head = None, Head()
+        self.headers = [(name.lower(), value) for name, value in self.headers]
         for name, value in self.headers:
             if name in CHECKED:
                 self._head.check(name, value)
@@ -320,11 +361,11 @@ class GatewayProtocol(HttpToolsProtocol):
             path.decode("ascii"),
             self.headers,
             self.client[0] if self.client else "",
-            version=version,
+            may_chunk=version != "1.0",
             keep_alive=version != "1.0" and self.parser.should_keep_alive(),
             expects_continue=self.expect_100_continue,
         )
-        if known.remember(self.url, raw):
+        if self._fed and known.remember(self._fed, lines):
             self._known = known
         self._infer(known)
 
@@ -355,6 +396,7 @@ class GatewayProtocol(HttpToolsProtocol):
         if self._again or self._tunnel is not None:
             return
         self._is_unread = False
+        self._fed = b""
         self.deadline = self.gateway.clock + self.gateway.settings.send_timeout_s
         if isinstance(self.cycle, RequestResponseCycle):
             super().on_message_complete()

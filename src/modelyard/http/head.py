@@ -19,6 +19,7 @@ from collections.abc import Collection, Iterable
 from urllib.parse import unquote
 
 from modelyard.core.errors import InvalidRequest, ModelyardError
+from modelyard.runtime.framing import as_lines
 
 MAX_TARGET_BYTES = 8 * 1024
 """The path and query of a request; RFC 9112 wants at least 8000 octets to be taken."""
@@ -167,7 +168,7 @@ def without_upgrade(method: bytes, target: bytes, version: str, headers: Headers
     kept = [(name, value) for name, value in headers if name not in _OF_UPGRADES]
     if closes:
         kept.append((b"connection", b"close"))
-    lines = b"".join(b"%b: %b\r\n" % header for header in kept)
+    lines = as_lines(kept)
     return b"%b %b HTTP/%b\r\n%b\r\n" % (method, target, version.encode(), lines)
 
 

@@ -9,8 +9,6 @@ Laws of this file:
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from modelyard.runtime.upstream import Headers
 
 TO_REMOTES = frozenset(
@@ -22,14 +20,9 @@ REFUSED = frozenset({401, 407})
 MAX_PLACE = 100
 
 
-def fit_to_leave(lines: Sequence[bytes]) -> list[bytes]:
-    """Of a client's header lines, each in four parts, those that may leave this machine."""
-    return [
-        part
-        for at in range(0, len(lines), 4)
-        if lines[at] in TO_REMOTES
-        for part in lines[at : at + 4]
-    ]
+def fit_to_leave(headers: Headers) -> Headers:
+    """Of a client's header lines, those that may leave this machine."""
+    return [header for header in headers if header[0] in TO_REMOTES]
 
 
 def place_in(headers: Headers) -> str:

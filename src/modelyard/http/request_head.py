@@ -2,7 +2,7 @@
 
 Laws of this file:
 - Clients send the same head again and again on one connection; only the length of the body differs.
-  A head that is repeated byte for byte means the same, so it is not read anew.
+  A head that is repeated byte for byte means the same, so it is not parsed anew.
 - It is read anew at least every second, and whenever keys change: who asks, and what they may, is
   never older than that. A head that was refused, or that holds for one request only, is not kept.
 """
@@ -15,13 +15,13 @@ from modelyard.core.errors import BodyTooLarge, ModelyardError
 from modelyard.http.access import ANYONE, Caller
 from modelyard.http.head import Headers
 from modelyard.http.routes import Route
+from modelyard.runtime.framing import Template, as_lines
 
 if TYPE_CHECKING:
     from modelyard.http.gateway import Gateway
 
 FRESH_S: Final = 1.0
 MAX_REQUEST_ID: Final = 128
-MAX_LENGTH_DIGITS: Final = 12
 CREDENTIALS: Final = frozenset({b"authorization", b"x-api-key", b"api-key"})
 NOT_FORWARDED: Final = frozenset({
     b"accept-encoding", b"connection", b"content-length", b"cookie", b"expect", b"host",
@@ -35,9 +35,9 @@ class RequestHead:
     """One head: where the request goes, who asks, and which lines go on to the engine."""
 
     __slots__ = (
-        "_access", "_at", "_gateway", "_generation", "_raw", "_until", "_url", "_version",
-        "caller", "client", "content_type", "credential", "error", "expects_continue",
-        "forwarded", "headers", "keep_alive", "may_chunk", "origin", "path", "request_id", "route",
+        "_gateway", "_generation", "_template", "_until", "caller", "client", "content_type",
+        "credential", "error", "expects_continue", "forwarded", "headers", "keep_alive", "lines",
+        "may_chunk", "origin", "path", "request_id", "route",
     )  # fmt: skip
 
     def __init__(
@@ -48,8 +48,8 @@ class RequestHead:
         headers: Headers,
         client: str,
         *,
-        version: str,
         keep_alive: bool,
+        may_chunk: bool,
         expects_continue: bool,
     ) -> None:
         """`headers` are lower-case, and fit to be passed on by `head.Head`."""
@@ -59,7 +59,7 @@ class RequestHead:
         self.client = client
         """Address of the client."""
         self.keep_alive = keep_alive
-        self.may_chunk = version != "1.0"
+        self.may_chunk = may_chunk
         """Whether the client takes bodies in chunks."""
         self.expects_continue = expects_continue
         self.content_type = b""
@@ -71,19 +71,19 @@ class RequestHead:
         self.caller: Caller = ANYONE
         self.error: ModelyardError | None = None
         """Why the request is refused, whatever its body."""
-        self.forwarded: list[bytes] = []
-        """Header lines for the engine, each in four parts."""
+        self.forwarded: Headers = []
+        """Headers for the engine."""
         self._gateway = gateway
-        self._version = version
-        self._raw: Headers | None = None
+        self._template: Template | None = None
         self._read(headers)
+        self.lines = as_lines(self.forwarded)
 
     def _read(self, headers: Headers) -> None:
         gateway = self._gateway
         host = None
         for name, value in headers:
             if name not in NOT_FORWARDED:
-                self.forwarded += (name, b": ", value, b"\r\n")
+                self.forwarded.append((name, value))
                 if name == b"content-type":
                     self.content_type = value
             elif name == b"host":
@@ -106,43 +106,29 @@ class RequestHead:
         """The value of a header, the last one where there are several; empty if there is none."""
         return next((value for key, value in reversed(self.headers) if key == name), b"")
 
-    def remember(self, url: bytes, raw: Headers) -> bool:
-        """Keep how the head was written, if requests may repeat it; whether they may."""
-        if self.error is not None or self.request_id or self.expects_continue:
-            return False
-        self._url = url
-        self._raw = raw
-        self._at = next(
-            (at for at, (name, _) in enumerate(raw) if name.lower() == b"content-length"), -1
-        )
-        self._generation = self._gateway.access.generation
-        self._until = self._gateway.clock + FRESH_S
-        return True
+    def remember(self, raw: bytes, lines: int) -> bool:
+        """Keep how the head was written, with so many header lines at the beginning of `raw`, if
+        requests may repeat it; whether they may."""
+        if self.error is None and not self.request_id and not self.expects_continue:
+            self._template = Template.of(raw, lines)
+            self._generation = self._gateway.access.generation
+            self._until = self._gateway.clock + FRESH_S
+        return self._template is not None
 
-    def is_repeated(self, url: bytes, raw: Headers, method: bytes, version: str) -> bool:
-        """Whether this head has come again, but for the length of the body."""
+    def body_in(self, data: bytes) -> tuple[int, int] | None:
+        """Where the body begins, and how long it will be, if `data` begins with this head again."""
         gateway = self._gateway
-        before = self._raw
         if (
-            before is None
-            or url != self._url
-            or method != b"POST"
-            or version != self._version
-            or len(raw) != len(before)
+            self._template is None
             or gateway.clock > self._until
             or gateway.access.generation != self._generation
             or gateway.captures.are_on
         ):
-            return False
-        at = self._at
-        if at < 0 or raw[at] == before[at]:
-            return raw == before
-        name, value = raw[at]
-        if name != before[at][0] or not value.isdigit() or len(value) > MAX_LENGTH_DIGITS:
-            return False
-        if int(value) > gateway.settings.max_body_bytes:
-            return False
-        return raw[:at] == before[:at] and raw[at + 1 :] == before[at + 1 :]
+            return None
+        found = self._template.match(data)
+        if found is None or found[1] > gateway.settings.max_body_bytes:
+            return None
+        return found
 
 
 def _is_sane_id(value: bytes) -> bool:

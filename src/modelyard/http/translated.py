@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from modelyard.core.errors import BadEngineAnswer, ModelyardError
 from modelyard.dialects.base import Reply, UnreadableAnswer
-from modelyard.runtime.upstream import Headers
+from modelyard.runtime.framing import AnswerHead
 
 EVENT_STREAM: Final = b"text/event-stream"
 MAX_WHOLE: Final = 32 * 1024 * 1024
@@ -22,7 +22,7 @@ MAX_WHOLE: Final = 32 * 1024 * 1024
 class Hearer(Protocol):
     """Who expects OpenAI's shapes: what `http.attempt` tells of an answer."""
 
-    def engine_answers(self, status: int, headers: Headers, length: int | None) -> None: ...
+    def engine_answers(self, head: AnswerHead, length: int | None) -> None: ...
 
     def answer_continues(self, body: bytes, complete: bool) -> None: ...
 
@@ -45,18 +45,19 @@ class Translated:
         self._kept: list[bytes] | None = None
         """The parts of an answer that is no stream."""
         self._size = 0
-        self._head: tuple[int, Headers] = (0, [])
+        self._head = AnswerHead(0, [])
 
-    def engine_answers(self, status: int, headers: Headers, length: int | None) -> None:  # noqa: ARG002
+    def engine_answers(self, head: AnswerHead, length: int | None) -> None:  # noqa: ARG002
         """The head has come. The length is that of another text than the hearer gets."""
+        headers = head.headers
         kinds = [value for name, value in headers if name == b"content-type"]
         others = [each for each in headers if each[0] not in (b"content-type", b"content-length")]
         if any(EVENT_STREAM in kind for kind in kinds):
             shown = [*others, *((b"content-type", kind) for kind in kinds)]
-            self._hearer.engine_answers(status, shown, None)
+            self._hearer.engine_answers(AnswerHead(head.status, shown), None)
         else:
             self._kept = []
-            self._head = status, [*others, (b"content-type", b"application/json")]
+            self._head = AnswerHead(head.status, [*others, (b"content-type", b"application/json")])
 
     def answer_continues(self, body: bytes, complete: bool) -> None:
         try:
@@ -81,5 +82,5 @@ class Translated:
             raise UnreadableAnswer(f"it exceeds {MAX_WHOLE} bytes")
         if complete:
             whole = self._reply.whole(b"".join(self._kept))
-            self._hearer.engine_answers(*self._head, len(whole))
+            self._hearer.engine_answers(self._head, len(whole))
             self._hearer.answer_continues(whole, True)

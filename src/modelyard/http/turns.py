@@ -15,6 +15,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from modelyard.core.errors import ModelyardError
 from modelyard.http.errors import headers_of, openai_error, status_of
+from modelyard.runtime.framing import as_lines
 
 if TYPE_CHECKING:
     from modelyard.http.gateway import GatewayProtocol
@@ -136,6 +137,6 @@ def answer_to(error: ModelyardError, common: list[tuple[bytes, bytes]]) -> bytes
     """A whole answer that says `error` and ends its connection."""
     body = openai_error(error)
     headers = [*common, *headers_of(error)]
-    lines = b"".join(b"%b: %b\r\n" % header for header in headers)
+    lines = as_lines(headers)
     framing = b"content-length: %d\r\nconnection: close\r\n\r\n" % len(body)
     return STATUS_LINE[status_of(error)] + lines + framing + body

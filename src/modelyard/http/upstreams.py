@@ -26,8 +26,9 @@ from fastapi.responses import StreamingResponse
 
 from modelyard.core.errors import Forbidden, InvalidRequest, ModelyardError
 from modelyard.http.access import caller_of, resolved
-from modelyard.http.answer import sort_out
+from modelyard.http.answer import kept_of
 from modelyard.http.request_head import NOT_FORWARDED
+from modelyard.runtime.framing import AnswerHead
 from modelyard.runtime.loop import Loop
 from modelyard.runtime.upstream import Connection, Headers, Lease
 
@@ -110,11 +111,10 @@ async def _passed(yard: Loop, model: str, path: str, request: Request) -> Stream
         answer.abandon()
         lease.close(served=False)
         raise
-    kept, _ = sort_out(headers)
     return StreamingResponse(
         answer.parts(lease),
         status,
-        {name.decode("latin-1"): value.decode("latin-1") for name, value in kept},
+        {name.decode("latin-1"): value.decode("latin-1") for name, value in kept_of(headers)},
     )
 
 
@@ -182,8 +182,8 @@ class _Answer:
         self._parts: asyncio.Queue[bytes | ModelyardError | None] = asyncio.Queue()
         self._is_whole = False
 
-    def answer_begins(self, status: int, headers: Headers, length: int | None) -> None:  # noqa: ARG002 - see Receiver
-        self.head.set_result((status, headers))
+    def answer_begins(self, head: AnswerHead, length: int | None) -> None:  # noqa: ARG002 - see Receiver
+        self.head.set_result((head.status, head.headers))
 
     def answer_continues(self, body: bytes, complete: bool) -> None:
         if body:

@@ -409,7 +409,7 @@ class Loop:
         if isinstance(engine, CommandEngine) and engine.takes_socket(start.spec, start.placement):
             endpoint = self.sockets.new()
         else:
-            endpoint = Endpoint("127.0.0.1", engine.fixed_port(start.spec) or free_port())
+            endpoint = Endpoint("127.0.0.1", engine.fixed_port(start.spec) or self._free_port())
         return EngineRun(
             start,
             engine,
@@ -420,6 +420,11 @@ class Loop:
             on_line=self._heard,
             on_progress=self._progressed,
         )
+
+    def _free_port(self) -> int:
+        """A port that nobody listens on and that no other engine is about to listen on."""
+        given = {run.endpoint.port for run in self.runs.values() if isinstance(run, EngineRun)}
+        return next(port for port in iter(free_port, 0) if port not in given)
 
     async def _live(self, run: Run) -> None:
         news = EngineExited(run.run, "its task was cancelled")

@@ -11,6 +11,8 @@ Laws of this file:
   are no longer fresh go when the pool is next aired or looked into.
 - A remote's connections are encrypted where its address says so, and its certificate is checked.
 - What the engine sent as framing stays here: callers get a head, body bytes, and an end.
+- An answer whose head came before, byte for byte but for its length, is not parsed: the parser
+  stands before it, and does not notice.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from modelyard.core.errors import BadEngineAnswer, EngineDied, ModelyardError
 from modelyard.core.specs import Endpoint
 from modelyard.engines.quirks import Quirks
 from modelyard.runtime.dialing import dial
+from modelyard.runtime.framing import AnswerHead, Template
 
 if TYPE_CHECKING:
     from modelyard.runtime.failover import Failover
@@ -61,7 +64,7 @@ class Listener(Protocol):
 class Receiver(Listener, Protocol):
     """Who gets an engine's answer."""
 
-    def answer_begins(self, status: int, headers: Headers, length: int | None) -> None:
+    def answer_begins(self, head: AnswerHead, length: int | None) -> None:
         """The head has arrived; `length` is the body's, if the engine announced one."""
         ...
 
@@ -98,6 +101,8 @@ class Upstream:
         """Where requests go in place of `endpoint`, for a remote: it has several of these."""
         self.own_headers = b"host: %b\r\n" % endpoint.authority.encode()
         """Header lines of ours, with which each request begins."""
+        self.known: tuple[Template, AnswerHead] | None = None
+        """How the newest answer began that may come again."""
         self.tls: ssl.SSLContext | None = None
         self.fresh_for_s = FRESH_FOR_S
         self.connect_timeout_s = CONNECT_TIMEOUT_S
@@ -231,6 +236,14 @@ class Lease:
 class Connection(asyncio.Protocol):
     """One connection to an engine; speaks HTTP/1.1 through llhttp."""
 
+    _fed = b""
+    """What the parser is reading, while that is the answer with which it begins."""
+    _has_begun = False
+    """Something of the present answer has come."""
+    _left = 0
+    """Bytes of a body that follow a head which came before: the parser sees neither."""
+    _until_close = False
+
     def __init__(self, upstream: Upstream) -> None:
         self.upstream = upstream
         self.idle_since = 0.0
@@ -260,7 +273,7 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None, "not connected"
         assert self.listener is None, "one exchange at a time"
         self._receiver = self.listener = receiver
-        self._complete = False
+        self._complete = self._has_begun = False
         self._transport.write(request)
         if body:
             self._transport.write(body)
@@ -291,7 +304,45 @@ class Connection(asyncio.Protocol):
     def data_received(self, data: bytes) -> None:
         if self.listener is None:  # bytes that nobody asked for
             self.close()
-            return
+        elif self._left:
+            self._read_on(data)
+        elif self._has_begun or self.upstream.known is None or not self._read_known(data):
+            self._parse(data)
+
+    def _read_known(self, data: bytes) -> bool:
+        """Read an answer whose head came before; whether it is one."""
+        assert self.upstream.known is not None, "something came before"
+        template, head = self.upstream.known
+        found = template.match(data)
+        if found is None:
+            return False
+        at, length = found
+        if length < len(data) - at:  # more than was asked for
+            return False
+        self._has_begun = self._reusable = True
+        self._until_close = False
+        self.upstream.answered(head.status)
+        if self._receiver is not None:
+            self._receiver.answer_begins(head, length)
+        self._left = length
+        self._read_on(data[at:])
+        return True
+
+    def _read_on(self, data: bytes) -> None:
+        """The next part of the body of such an answer."""
+        if len(data) > self._left:
+            data = data[: self._left]
+            self._reusable = False  # the answer is whole; what came after it is nobody's
+        self._left -= len(data)
+        if not self._left:
+            self._complete = True
+            self._deliver(data)
+        elif data and self.listener is not None:
+            self.listener.answer_continues(data, False)
+
+    def _parse(self, data: bytes) -> None:
+        self._fed = b"" if self._has_begun else data
+        self._has_begun = True
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade) as error:
@@ -306,7 +357,7 @@ class Connection(asyncio.Protocol):
                 return
         parts = self._parts
         if self.listener is None:  # it has gone on hearing the head
-            return  # type: ignore[unreachable]  # the parser's callbacks may abort
+            return
         if self._complete:
             self._parts = []
             self._deliver(b"".join(parts))
@@ -350,6 +401,7 @@ class Connection(asyncio.Protocol):
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        fed, self._fed = self._fed, b""
         status = self._parser.get_status_code()
         if status < 200:  # an interim answer; the real one follows
             return
@@ -367,8 +419,12 @@ class Connection(asyncio.Protocol):
             length, chunked = 0, False
         self._until_close = length is None and not chunked
         self._reusable = self._parser.should_keep_alive() and not self._until_close
+        head = AnswerHead(status, self._headers)
+        if fed and status == 200 and self._reusable and not chunked:
+            template = Template.of(fed, len(self._headers))
+            self.upstream.known = None if template is None else (template, head)
         if self._receiver is not None:
-            self._receiver.answer_begins(status, self._headers, None if chunked else length)
+            self._receiver.answer_begins(head, None if chunked else length)
 
     def on_body(self, body: bytes) -> None:
         self._parts.append(body)
@@ -378,8 +434,6 @@ class Connection(asyncio.Protocol):
             self._complete = True
 
     # ------------------------------------------------------------------------------------- helpers
-
-    _until_close = False
 
     def _deliver(self, body: bytes) -> None:
         listener = self.listener

@@ -5,7 +5,9 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 NODE := tests/clients/node/node_modules/.package-lock.json
 
-.PHONY: setup demo test test-vllm check bench bench-scheduler fmt demo-models clean
+COMPILED := build/compiled
+
+.PHONY: setup demo test test-vllm test-compiled check bench bench-compiled bench-scheduler fmt demo-models clean
 
 setup: $(STAMP)
 
@@ -44,6 +46,18 @@ $(VENV)-vllm/.ready: tests/vllm/constraints.txt
 	$(VENV)-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
+# The hot path compiled to C by mypyc, as HATCH_BUILD_HOOK_ENABLE_MYPYC=1 installs it. Needs a C compiler.
+$(COMPILED)/.ready: setup pyproject.toml $(wildcard src/modelyard/*/*.py)
+	rm -rf build/tree build/wheel $(COMPILED)
+	mkdir -p build/tree
+	cp -r src pyproject.toml README.md LICENSE build/tree
+	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel ./build/tree
+	$(BIN)/python -m zipfile --extract build/wheel/*.whl $(COMPILED)
+	@touch $@
+
+test-compiled: $(COMPILED)/.ready
+	PYTHONPATH=$(CURDIR)/$(COMPILED) $(BIN)/python -m pytest tests/http tests/runtime tests/e2e $(ARGS)
+
 check: setup
 	$(BIN)/ruff check src tests bench training
 	$(BIN)/ruff format --check src tests bench training
@@ -58,6 +72,9 @@ bench: setup
 	$(BIN)/python bench/gateway.py $(ARGS)
 	$(BIN)/python bench/startup.py
 	$(BIN)/python -m bench.latency
+
+bench-compiled: $(COMPILED)/.ready
+	PYTHONPATH=$(CURDIR)/$(COMPILED) $(BIN)/python bench/gateway.py $(ARGS)
 
 bench-scheduler: setup
 	$(BIN)/python bench/scheduler.py $(ARGS)

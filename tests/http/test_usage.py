@@ -88,7 +88,9 @@ def test_the_usage_of_a_whole_answer_is_found_wherever_it_is_cut(
     tap = WholeTap(seen)
     bounds = [0, *sorted(cut % (len(data) + 1) for cut in cuts), len(data)]
 
-    assert b"".join(tap.feed(data[a:b]) for a, b in itertools.pairwise(bounds)) == data
+    for begin, end in itertools.pairwise(bounds):
+        tap.feed(data[begin:end])
+
     assert (seen.prompt_tokens, seen.completion_tokens) == (12, 7)
 
 
@@ -124,5 +126,5 @@ def test_other_dialects_count_their_own_way(
 def test_what_is_no_usage_is_no_harm(data: bytes) -> None:
     seen = record()
 
-    assert WholeTap(seen).feed(data) == data
+    WholeTap(seen).feed(data)
     assert seen.prompt_tokens == 0

@@ -269,7 +269,8 @@ class Access:
     def _known(self, credential: bytes, host: str) -> Caller:
         """The holder of a key that is right, in time, and used where it may be."""
         text = credential[7:].strip() if credential[:7].lower() == b"bearer " else credential
-        caller = self._callers.get(text[_NAME_AT:-_SECRET_PART])
+        is_long = len(text) > _NAME_AT + _SECRET_PART
+        caller = self._callers.get(text[_NAME_AT:-_SECRET_PART]) if is_long else None
         if caller is None or not compare_digest(sha256(text).digest(), caller.digest):
             raise _unknown(text)
         key = caller.key

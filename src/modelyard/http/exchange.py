@@ -37,12 +37,13 @@ from modelyard.http.answer import Answer, kept_of, look_at
 from modelyard.http.asking import Asking
 from modelyard.http.attempt import Attempt
 from modelyard.http.captures import Capture
+from modelyard.http.counts import note_whole
 from modelyard.http.errors import JSON_TYPE, headers_of, problem_of
 from modelyard.http.limits import limit_lines
 from modelyard.http.loading import Company
 from modelyard.http.record import Record
 from modelyard.http.request_head import RequestHead
-from modelyard.http.usage import StreamTap, WholeTap, note_whole
+from modelyard.http.usage import StreamTap, WholeTap
 from modelyard.runtime.framing import AnswerHead, as_lines
 from modelyard.runtime.upstream import Buffer, Headers, Lease, Upstream
 
@@ -101,7 +102,10 @@ class Exchange:
     """Known once the request has waited for so long that its client is told."""
     _heard = True
     """Whether anything came from the engine since the last look."""
-    _tap: WholeTap | StreamTap | None = None
+    _tap: StreamTap | None = None
+    """Reads a stream as it passes."""
+    _whole: WholeTap | None = None
+    """Reads any other answer, if that comes in parts."""
     _kept: tuple[int, Headers] | None = None
     """Status and headers of an answer that is kept until it is whole."""
     _parts: list[bytes]
@@ -396,7 +400,7 @@ class Exchange:
             return False
         self._phase = Phase.SENDING
         self._answer.forget()
-        self._kept = self._tap = None
+        self._kept = self._tap = self._whole = None
         self._is_stream = self.record.stream
         self._asking.translate()
         if self._company is not None:
@@ -450,11 +454,12 @@ class Exchange:
             record.first_s = self._gateway.now() - self._began
         if self._tap is not None:
             body = self._tap.feed(body)
-        elif complete:  # an answer in one part
+        elif complete and self._whole is None:  # an answer in one part
             note_whole(record, body)
         else:
-            self._tap = WholeTap(record)
-            self._tap.feed(body)
+            if self._whole is None:
+                self._whole = WholeTap(record)
+            self._whole.feed(body)
         if self._kept is not None:
             self._keep(body, complete)
             return
@@ -475,7 +480,7 @@ class Exchange:
         if reply is not None:
             data = reply.part(data)
             return data + reply.end() if complete else data
-        return data + self._tap.end() if complete and isinstance(self._tap, StreamTap) else data
+        return data + self._tap.end() if complete and self._tap is not None else data
 
     def _keep(self, body: bytes, complete: bool) -> None:
         """Collect an answer that is rewritten as a whole, and send it when it is complete."""

@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from functools import partial
 from typing import Any, cast
 
 import httptools
@@ -74,8 +75,8 @@ class Gateway:
         self._own_lines = b""
 
     def protocol(self) -> type[GatewayProtocol]:
-        """The protocol class that uvicorn makes for each connection of this server."""
-        return type("BoundGatewayProtocol", (GatewayProtocol,), {"gateway": self})
+        """What uvicorn calls for each connection of this server, as it would a class of its own."""
+        return cast(type[GatewayProtocol], partial(GatewayProtocol, self))
 
     def lines_of(self, headers: Headers) -> bytes:
         """Header lines that all answers have; made anew when uvicorn has another date."""
@@ -125,7 +126,6 @@ class Gateway:
 class GatewayProtocol(HttpToolsProtocol):
     """uvicorn's HTTP/1.1 protocol, with POSTs to inference routes taken out."""
 
-    gateway: Gateway
     cycle: Any
     """The newest request read: a Turn, or uvicorn's own cycle."""
     serving: Turn | None = None
@@ -165,6 +165,11 @@ class GatewayProtocol(HttpToolsProtocol):
     _drains = 0
     """How often the client has caught up."""
     _drains_seen = 0
+
+    def __init__(self, gateway: Gateway, *settings: Any, **named: Any) -> None:
+        """`settings` are uvicorn's."""
+        super().__init__(*settings, **named)
+        self.gateway = gateway
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
@@ -316,7 +321,7 @@ class GatewayProtocol(HttpToolsProtocol):
         self.deadline = self.gateway.clock + self.gateway.settings.header_timeout_s
 
     def on_url(self, url: bytes) -> None:
-        self.url += url
+        self.url = self.url + url
         if len(self.url) > head.MAX_TARGET_BYTES:
             raise WrongHead(
                 "request_target_too_long",

@@ -55,10 +55,10 @@ class Template:
             return None
         at = self._digits_at
         end = data.find(self._end, at, self._ends_before)
-        digits = data[at:end]
-        if end < 0 or not digits.isdigit():
+        if end < 0:
             return None
-        return end + len(self._end), int(digits)
+        digits = data[at:end]
+        return (end + len(self._end), int(digits)) if digits.isdigit() else None
 
 
 class AnswerHead:

@@ -11,11 +11,22 @@ from typing import Any
 
 import psutil
 import pytest
+from hypothesis import HealthCheck, settings
 
 from modelyard.config import Config, Devices
 from modelyard.core.policy import Policy
 from modelyard.core.specs import ModelSpec
 from modelyard.testing.server import Running, running
+
+# The same examples every time, however slow the machine: that a test passes is not left to chance.
+# `pytest --hypothesis-profile explore` looks for new ones.
+PATIENT = settings(
+    deadline=None,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.register_profile("explore", PATIENT)
+settings.register_profile("tests", PATIENT, derandomize=True)
+settings.load_profile("tests")
 
 Serve = Callable[..., AbstractAsyncContextManager[Running]]
 
@@ -49,7 +60,7 @@ async def nothing_left() -> AsyncIterator[None]:
     before = _held()
     yield
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while _held() - before:
                 await asyncio.sleep(0.02)
     except TimeoutError:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelyard.catalog.errors import BadModelFile
@@ -283,9 +283,7 @@ def damage(draw: st.DrawFn) -> list[tuple[int, bytes]]:
     return draw(st.lists(st.tuples(st.integers(0, 900), piece), min_size=1, max_size=4))
 
 
-@settings(
-    max_examples=300, deadline=2000, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=300)
 @given(changes=damage(), length=st.integers(0, 2000))
 def test_a_damaged_file_is_read_or_refused_and_nothing_else(
     folder: Folder, changes: list[tuple[int, bytes]], length: int

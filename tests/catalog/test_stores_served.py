@@ -48,7 +48,7 @@ async def test_models_of_ollama_and_of_the_hub_answer(serve: Serve, tmp_path: Pa
     chat = {"model": "yard", "max_tokens": 4, "messages": [{"role": "user", "content": "Hello"}]}
     async with (
         serve(dirs=dirs) as server,
-        httpx.AsyncClient(base_url=server.url, timeout=40) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
     ):
         listed = (await http.get("/v1/models")).json()["data"]
         answer = await http.post("/v1/chat/completions", json=chat)

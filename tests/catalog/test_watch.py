@@ -10,7 +10,7 @@ from pathlib import Path
 
 from modelyard.catalog.watch import changes
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 PRESENCE_S = 0.05
 QUIET_S = 0.25
 """Longer than news of something that has already happened can take."""

@@ -160,7 +160,7 @@ def served(
         yield process, json.loads(announced)
         process.terminate()
         try:
-            process.wait(20)
+            process.wait(60)
         finally:
             process.kill()
     assert process.returncode == 0
@@ -195,7 +195,7 @@ def sleepers(books: Path) -> dict[str, Any]:
     ]
     return {
         "napper": sleeper(books),
-        "slow": sleeper(books, "--fake-sleep-time", "600ms", "--fake-wake-time", "600ms"),
+        "slow": sleeper(books, "--fake-sleep-time", "1200ms", "--fake-wake-time", "1200ms"),
         "liar": sleeper(books, "--fake-lie-about-sleep"),
         "grump": sleeper(books, "--fake-wake-fails"),
         "awake": sleeper(books, sleep={}),

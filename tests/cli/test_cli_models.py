@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -54,7 +55,9 @@ def test_ps_shows_a_running_model_and_what_it_holds(cli: Run) -> None:
 
     ran = cli("ps")
     row = next(line for line in ran.out.splitlines() if line.startswith("quick"))
-    assert row.split()[1:6] == ["ready", "chat", "cpu", "10", "MiB"]
+    state, task, device, mib, unit = row.split()[1:6]
+    assert (state, task, device, unit) == ("ready", "chat", "cpu", "MiB")
+    assert int(mib) > 0  # what is declared, until what it really holds is measured
     assert "IN-FLIGHT" in ran.out
 
 
@@ -70,7 +73,7 @@ def test_show_tells_everything_by_an_alias_too(cli: Run) -> None:
     shown = dict(line.split(maxsplit=1) for line in cli("show", "fast").out.splitlines())
     assert shown["Name"] == "quick"
     assert shown["State"] == "ready"
-    assert shown["Memory"] == "cpu 10 MiB"
+    assert re.fullmatch(r"cpu [1-9]\d* MiB", shown["Memory"])  # declared, or measured by now
     assert Path(shown["Logs"]).expanduser().is_file()
 
 

@@ -119,8 +119,12 @@ def test_a_server_plans_for_its_own_devices_and_what_they_hold(
 def test_the_route_answers_questions_and_refuses_nonsense(server: ServerProcess) -> None:
     url = f"{server.url}/api/plan"
 
-    got = httpx.get(url, params={"model": "yard-chat", "gpus": "2x rtx 4090", "context": 256})
-    posted = httpx.post(url, json={"model": "yard-chat", "gpus": "2x rtx 4090", "context": 256})
+    got = httpx.get(
+        url, params={"model": "yard-chat", "gpus": "2x rtx 4090", "context": 256}, timeout=60
+    )
+    posted = httpx.post(
+        url, json={"model": "yard-chat", "gpus": "2x rtx 4090", "context": 256}, timeout=60
+    )
     assert got.status_code == 200
     assert got.json() == posted.json()
     assert got.json()["context"] == 256
@@ -131,7 +135,7 @@ def test_the_route_answers_questions_and_refuses_nonsense(server: ServerProcess)
         ({"model": "quick"}, 400, "has no files"),
         ({"gpus": "rtx 4090"}, 400, "model"),
     ):
-        refused = httpx.get(url, params=asked)
+        refused = httpx.get(url, params=asked, timeout=60)
         assert refused.status_code == status
         assert words in refused.json()["error"]["message"]
 

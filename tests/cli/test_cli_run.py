@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import Run, ServerProcess
 
 MODELYARD = [sys.executable, "-m", "modelyard.cli"]
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 def test_a_question_is_answered_on_stdout_alone(cli: Run) -> None:

@@ -45,7 +45,7 @@ def serving(tmp_path: Path, *flags: str) -> Iterator[tuple[subprocess.Popen[str]
             yield process, lines
         finally:
             process.terminate()
-            process.communicate(timeout=20)
+            process.communicate(timeout=60)
 
 
 def test_serve_says_where_it_is_what_it_serves_and_how_to_ask(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_serve_says_where_it_is_what_it_serves_and_how_to_ask(tmp_path: Path) ->
             capacity = client.devices()[0].capacity_mib
         found = json.loads((tmp_path / "state" / "server.json").read_text())
         process.send_signal(signal.SIGINT)
-        code = process.wait(20)
+        code = process.wait(60)
 
     assert lines[1] == "3 models: yard-chat, yard-embed, yard-rerank"
     assert json.loads(asked.stdout)["choices"][0]["message"]["content"]

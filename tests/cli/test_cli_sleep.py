@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.cli.conftest import GpuServer, Run
 
 GPU = "GPU-fake-0000"
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 MODELYARD = [sys.executable, "-m", "modelyard.cli"]
 
 

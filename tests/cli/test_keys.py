@@ -214,7 +214,7 @@ def test_keys_and_captures_that_a_person_writes_count_after_a_reload(
     without = run("run", "quick", "hi").code
     use(text, monkeypatch)
     first, second = run("run", "quick", "hi").code, run("run", "quick", "hi")
-    captured = httpx.get(f"{url}/api/captures").json()
+    captured = httpx.get(f"{url}/api/captures", timeout=60).json()
     file.write_bytes(before + entry.replace(digest_of(text), "nonsense").encode())
     wrong = run("config", "reload")
     still = run("run", "quick", "hi").code
@@ -237,7 +237,11 @@ def test_requests_are_shown_and_cancelled(owner: tuple[str, Path, Run]) -> None:
     def ask() -> None:
         body = {"model": "steady", "stream": True, "messages": [{"role": "user", "content": "x"}]}
         with httpx.stream(
-            "POST", f"{url}/v1/chat/completions", json=body, headers={"x-request-id": "long-one"}
+            "POST",
+            f"{url}/v1/chat/completions",
+            json=body,
+            headers={"x-request-id": "long-one"},
+            timeout=60,
         ) as answer:
             for line in answer.iter_lines():
                 told.append(line)
@@ -249,7 +253,7 @@ def test_requests_are_shown_and_cancelled(owner: tuple[str, Path, Run]) -> None:
             pass
     shown = run("requests")
     cancelled = run("cancel", "long-one")
-    asking.join(20)
+    asking.join(60)
     missing = run("cancel", "long-one")
     after = run("requests", "--json", "--last", "1").json
 

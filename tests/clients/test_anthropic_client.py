@@ -43,7 +43,7 @@ async def server(serve: Serve) -> AsyncIterator[Running]:
 
 @pytest.fixture
 async def client(server: Running) -> AsyncIterator[anthropic.AsyncAnthropic]:
-    options = {"base_url": server.url, "api_key": "any", "max_retries": 0, "timeout": 30}
+    options = {"base_url": server.url, "api_key": "any", "max_retries": 0, "timeout": 60}
     async with anthropic.AsyncAnthropic(**options) as client:  # type: ignore[arg-type]
         yield client
 

@@ -56,7 +56,7 @@ async def claude_code(serve: Serve) -> AsyncIterator[httpx.AsyncClient]:
 
 
 def _client(server: Running) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=server.url, headers=HEADERS, timeout=30)
+    return httpx.AsyncClient(base_url=server.url, headers=HEADERS, timeout=60)
 
 
 def text(words: str, **more: Any) -> dict[str, Any]:

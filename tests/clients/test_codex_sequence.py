@@ -116,7 +116,7 @@ async def http(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.
     config = Config(models=(skilled, cut), models_dirs=(DEMO_MODELS,))
     async with running(config, tmp_path_factory.mktemp("state")) as server:
         base = f"{server.url}/v1"
-        async with httpx.AsyncClient(base_url=base, headers=HEADERS, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=base, headers=HEADERS, timeout=60) as http:
             yield http
 
 

@@ -32,13 +32,13 @@ async def server(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[Runn
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def v1(server: Running) -> AsyncIterator[cohere.AsyncClient]:
-    async with httpx.AsyncClient(timeout=30) as http:
+    async with httpx.AsyncClient(timeout=60) as http:
         yield cohere.AsyncClient("any", base_url=server.url, httpx_client=http)
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def v2(server: Running) -> AsyncIterator[cohere.AsyncClientV2]:
-    async with httpx.AsyncClient(timeout=30) as http:
+    async with httpx.AsyncClient(timeout=60) as http:
         yield cohere.AsyncClientV2("any", base_url=server.url, httpx_client=http)
 
 
@@ -99,7 +99,7 @@ async def test_errors_arrive_as_the_clients_own_exceptions(
 @pytest.mark.shows(route="/rerank", engine="llamacpp", dialect="rerank")
 async def test_text_embeddings_inference_is_spoken_on_the_same_path(server: Running) -> None:
     request = {"model": "yard-rerank", "query": QUERY, "texts": DOCUMENTS, "return_text": True}
-    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
         ranked = (await http.post("/rerank", json=request)).json()
 
     assert ranked[0]["index"] == 1

@@ -236,7 +236,7 @@ async def test_what_modelyard_does_not_do_is_said(client: ollama.AsyncClient) ->
 
 async def test_only_the_second_port_looks_like_ollama(server: Running) -> None:
     looks_like = f"http://127.0.0.1:{server.yard.facts.ollama_port}/"
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=60) as http:
         there, head = await http.get(looks_like), await http.head(looks_like)
         here = await http.get(server.url)
         listed = await http.get(f"{server.url}/api/tags")

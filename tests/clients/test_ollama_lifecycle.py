@@ -80,18 +80,18 @@ async def test_a_model_stays_as_long_as_its_client_wants(client: ollama.AsyncCli
 
 
 async def until_stopped(client: ollama.AsyncClient) -> None:
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while (await client.ps()).models:
             await asyncio.sleep(0.02)
 
 
 async def test_a_client_is_kept_company_while_its_model_loads(serve: Serve) -> None:
-    slow = fake_model("slow", "--load", "700ms")
+    slow = fake_model("slow", "--load", "2s")
     request = {"model": "slow", "prompt": "hi"}
     async with (
         serve(slow, heartbeat_after_s=0.1, heartbeat_every_s=0.1) as server,
         ollama.AsyncClient(server.url) as client,
-        httpx.AsyncClient(base_url=server.url, timeout=30) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
     ):
         waiting = asyncio.create_task(http.post("/api/generate", json=request))
         stream = await client.generate("slow", "hi", stream=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from modelyard.config import load
@@ -224,7 +224,6 @@ def problems_in(path: Path | None, values: Mapping[str, Any]) -> Sequence[str]:
     return ()
 
 
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None)
 @given(SYNTAX | st.text(max_size=60) | st.binary(max_size=60))
 def test_no_text_breaks_the_reader(tmp_path: Path, text: str | bytes) -> None:
     path = tmp_path / "modelyard.yaml"
@@ -234,7 +233,6 @@ def test_no_text_breaks_the_reader(tmp_path: Path, text: str | bytes) -> None:
     assert all(problem.startswith("modelyard.yaml:") for problem in problems)
 
 
-@settings(deadline=None)
 @given(st.dictionaries(WORDS, VALUES, max_size=5))
 def test_no_values_break_the_checks(values: dict[str, Any]) -> None:
     problems = problems_in(None, values)

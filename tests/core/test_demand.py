@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modelyard.core.demand import BELIEF, ENOUGH, MOST_ENDED, USUAL_SERVICE_S, Demand, Pace
+from modelyard.core.demand import BELIEF, ENOUGH, LONGER, MOST_ENDED, USUAL_SERVICE_S, Demand, Pace
 
 MEMORY_S = 600.0
 served = st.lists(st.tuples(st.floats(0.0, 500.0), st.floats(0.01, 60.0)), min_size=1, max_size=30)
@@ -52,8 +52,11 @@ def test_the_rate_is_the_faded_count_of_arrivals(
     demand, end = happened(Pace(), requests)
     now = end + later
 
-    count = sum(math.exp(-(now - at) / MEMORY_S) for at, _ in requests)
-    assert demand.rate(now) == pytest.approx(count / MEMORY_S)
+    rates = [
+        sum(math.exp(-(now - at) / memory_s) for at, _ in requests) / memory_s
+        for memory_s in (MEMORY_S, LONGER * MEMORY_S)
+    ]
+    assert demand.rate(now) == pytest.approx(sum(rates) / 2)
 
 
 @given(served, st.floats(0.0, 2000.0))
@@ -72,13 +75,13 @@ def test_the_load_is_the_faded_time_that_requests_were_in_flight(
 
 def test_a_steady_model_is_told_its_rate_and_its_load() -> None:
     demand = Demand(Pace(), MEMORY_S)
-    for second in range(6000):
+    for second in range(30_000):
         demand.arrived(float(second))
         demand.begun(float(second))
         demand.over(second + 0.5)
 
-    assert demand.rate(6000.0) == pytest.approx(1.0, rel=0.01)
-    assert demand.load(6000.0) == pytest.approx(0.5, rel=0.01)
+    assert demand.rate(30_000.0) == pytest.approx(1.0, rel=0.01)
+    assert demand.load(30_000.0) == pytest.approx(0.5, rel=0.01)
     assert demand.service_s == pytest.approx(0.5, rel=0.05)
 
 
@@ -121,7 +124,7 @@ def test_a_clock_that_stands_still_counts_and_adds_no_time() -> None:
     demand.over(5.0)
 
     assert (demand.in_flight, demand.area) == (2, 0.0)
-    assert demand.rate(5.0) == pytest.approx(3 / MEMORY_S)
+    assert demand.rate(5.0) == pytest.approx((3 / MEMORY_S + 3 / MEMORY_S / LONGER) / 2)
 
 
 def test_what_was_known_before_a_restart_counts_until_more_is_seen() -> None:

@@ -128,7 +128,7 @@ def random_walk(chance: random.Random) -> None:
     site = Site(chance)
     site.check()
     for _ in range(STEPS):
-        _happen(site)
+        happen(site)
         site.check()
         site.passes(chance.choice([0, 0, 0.1, 1, 3, 25]))
         site.check()
@@ -136,7 +136,7 @@ def random_walk(chance: random.Random) -> None:
     site.strangers = dict.fromkeys(CARDS, 0)
     site.cards_change()
     for _ in range(110):
-        _behave(site)
+        behave(site)
         site.passes(3)
         site.check()
     assert not site.waiting, f"forgotten: {site.waiting}"
@@ -149,7 +149,7 @@ def random_walk(chance: random.Random) -> None:
     assert not site.engines
 
 
-def _happen(site: Site) -> None:
+def happen(site: Site) -> None:
     """One thing, whatever comes."""
     dice = site.chance
     match dice.randrange(20):
@@ -196,7 +196,7 @@ def _goes_on(site: Site, engine: Engine, fails: float) -> None:
             site.exits(engine)
 
 
-def _behave(site: Site) -> None:
+def behave(site: Site) -> None:
     """Engines and clients do what they should."""
     for ticket in (*site.leases, *site.broken):
         if ticket in site.leases or ticket in site.broken:

@@ -162,6 +162,21 @@ def the_least_missed_for_its_memory_leaves(changed: Changed) -> None:
     assert list(world.stopping) == ["cold"], "it was used last, and is missed least"
 
 
+def of_two_missed_alike_the_larger_leaves(changed: Changed) -> None:
+    specs = (model("a small one", 50), model("large", 150), model("new", 50))
+    world = World(*specs, policy=policy(changed))
+    for name in ("a small one", "large"):
+        world.finish(world.up(name))
+
+    world.ask("new")
+
+    assert list(world.stopping) == ["large"], "the next will find room, too"
+
+
+def nothing_is_for_the_next(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(exchange, "SURPLUS", 0.0)
+
+
 def nobody_leaves_who_is_not_needed_after_all(changed: Changed) -> None:
     specs = (model("small", 50), model("big", 150), model("new", 140))
     world = World(*specs, policy=policy(changed))
@@ -398,7 +413,7 @@ def who_had_to_leave_comes_back_into_free_memory(changed: Changed) -> None:
 
     world.tell(StopWanted("b"))
     world.exits("b")
-    world.passes(1)
+    world.passes(2)
 
     assert "a" in world.live
 
@@ -409,7 +424,7 @@ def nobody_leaves_for_who_might_be_asked_for(changed: Changed) -> None:
     world.passes(100)
     world.tell(StopWanted("c"))
     world.exits("c")
-    world.passes(1)
+    world.passes(2)
 
     assert world.stopping == {}
     assert list(world.live) == ["b"], "not enough memory is free"
@@ -436,9 +451,10 @@ def _evicted(changed: Changed) -> World:
 def prefetch_by_eviction(patch: pytest.MonkeyPatch) -> None:
     def bring_back(ahead: Foresight) -> None:
         for away in ahead._away:
-            offers = ahead._planner.would_leave(away.replica)
+            offers = ahead._planner.would_leave(away.replica, ahead._leavers)
             if offers:
-                ahead._planner._reserve(away.replica, away.ways[0], offers)
+                place = ahead._planner._profiles(away.replica)[0][0]
+                ahead._planner._reserve(away.replica, place, offers)
 
     patch.setattr(Foresight, "_bring_back", bring_back)
 
@@ -460,7 +476,7 @@ def nobody_comes_back_who_takes_more_than_it_saves(changed: Changed) -> None:
 
     world.tell(StopWanted("last"))
     world.exits("last")
-    world.passes(1)
+    world.passes(2)
 
     assert world.live == {}, "whoever wants the memory next waits a minute for it to be free again"
 
@@ -493,9 +509,9 @@ def who_is_missed_more_than_others_save_stays(changed: Changed) -> None:
 
 
 def nobody_who_was_just_used_leaves_ahead(changed: Changed) -> None:
-    world = _displaced(changed, "rare", "often")
+    world = _displaced({"make_room_after_s": 10.0, **changed}, "rare", "often")
 
-    world.passes(1.9)
+    world.passes(9.9)
 
     assert world.stopping == {}
 
@@ -648,6 +664,7 @@ RULES = [
         {"fair_after_s": NEVER},
     ),
     Rule(3, the_least_missed_for_its_memory_leaves, patch=by_last_use),
+    Rule(3, of_two_missed_alike_the_larger_leaves, patch=nothing_is_for_the_next),
     Rule(3, nobody_leaves_who_is_not_needed_after_all, patch=keep_superfluous),
     Rule(3, idle_models_leave_before_models_in_use, patch=by_rate_alone),
     Rule(4, an_idle_model_leaves_at_once_unless_more_is_asked_of_it, patch=nothing_was_asked),

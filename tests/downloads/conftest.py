@@ -66,7 +66,7 @@ class Yard:
 
     async def until(self, view: PullView, done_bytes: int) -> PullView:
         """The download when so much of it is here."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (now := self.pulls.view(view.id)).done_bytes < done_bytes:
                 assert now.state not in ENDED, now
                 await asyncio.sleep(0.02)

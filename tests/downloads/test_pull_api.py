@@ -43,13 +43,13 @@ async def served(
     )
     async with (
         running(config, tmp_path / "state") as server,
-        httpx.AsyncClient(base_url=server.url, timeout=40) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
     ):
         yield http
 
 
 async def ended(http: httpx.AsyncClient, pull: str) -> dict[str, Any]:
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             view: dict[str, Any] = (await http.get(f"/api/pulls/{pull}")).json()
             if view["ended_at"] is not None:
@@ -58,7 +58,7 @@ async def ended(http: httpx.AsyncClient, pull: str) -> dict[str, Any]:
 
 
 async def until_models(http: httpx.AsyncClient, expected: set[str]) -> None:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while {model["id"] for model in (await http.get("/api/models")).json()} != expected:
             await asyncio.sleep(0.1)
 
@@ -73,7 +73,7 @@ async def test_a_pulled_model_answers_and_its_files_can_be_removed(
         answer = await http.post("/v1/chat/completions", json=CHAT_BODY)
         while_running = await http.delete("/api/models/chat-Q4_K_M/files")
         await http.post("/api/models/chat-Q4_K_M/stop")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await http.get("/api/models/chat-Q4_K_M")).json()["state"] != "stopped":
                 await asyncio.sleep(0.05)
         would = await http.delete("/api/models/chat-Q4_K_M/files?dry_run=true")
@@ -93,7 +93,7 @@ async def test_a_pulled_model_answers_and_its_files_can_be_removed(
 
 
 async def test_news_of_downloads_are_streamed(hub: Hub, tmp_path: Path) -> None:
-    hub.pause_s = 0.02
+    hub.pause_s = 0.05
     told: list[dict[str, Any]] = []
     async with served(hub, tmp_path) as http:
         await http.post("/api/pulls", json={"model": "yard/chat-GGUF"})
@@ -139,7 +139,7 @@ async def test_a_server_that_ends_leaves_no_download_process(hub: Hub, tmp_path:
     hub.pause_s = 0.1
     async with served(hub, tmp_path) as http:
         pull = (await http.post("/api/pulls", json={"model": "yard/chat-GGUF"})).json()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not (await http.get(f"/api/pulls/{pull['id']}")).json()["done_bytes"]:
                 await asyncio.sleep(0.05)
 

@@ -226,7 +226,7 @@ async def _play(server: Running, setup: Setup, jobs: Sequence[Job]) -> Live:
         begun_s = asyncio.get_running_loop().time() + 0.1
         asked = (asyncio.create_task(_ask(http, job, begun_s)) for job in jobs)
         statuses = await asyncio.gather(*asked)
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while any(slot.in_flight for slot in scheduler.models.values()):
                 await asyncio.sleep(0.01)
         last = max(at for at, told in enumerate(scheduler.told) if told.what == "release")

@@ -103,7 +103,7 @@ def replayed(live: Live) -> int:
         env={**os.environ, "PYTHONHASHSEED": "1"},
         capture_output=True,
         check=False,
-        timeout=60,
+        timeout=120,
     )
     assert again.returncode == 0, again.stderr.decode()
     return int(again.stdout)

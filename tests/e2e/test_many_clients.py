@@ -33,7 +33,7 @@ async def test_fifty_clients_over_three_models_of_which_two_fit(serve: Serve) ->
     budget = sizes[-1] + sizes[-2] + 1
     assert sum(sizes) > budget, "all three fit: the test shows nothing"
     async with serve(dirs=(DEMO_MODELS,), mib=budget, fair_after_s=1) as server:
-        timeout = httpx.Timeout(50, pool=None)
+        timeout = httpx.Timeout(120, pool=None)
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(base_url=server.url, timeout=timeout, limits=limits) as http:
             statuses = await asyncio.gather(*(_client(http, seed) for seed in range(CLIENTS)))

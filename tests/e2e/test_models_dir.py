@@ -17,7 +17,7 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 async def until_listed(http: httpx.AsyncClient, wanted: set[str]) -> list[dict[str, Any]]:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             models: list[dict[str, Any]] = (await http.get("/v1/models")).json()["data"]
             if {model["id"] for model in models} == wanted:
@@ -26,7 +26,10 @@ async def until_listed(http: httpx.AsyncClient, wanted: set[str]) -> list[dict[s
 
 
 async def test_every_file_is_a_model_with_the_tasks_of_its_header(serve: Serve) -> None:
-    async with serve(dirs=(DEMO_MODELS,)) as server, httpx.AsyncClient(base_url=server.url) as http:
+    async with (
+        serve(dirs=(DEMO_MODELS,)) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
+    ):
         models = await until_listed(http, {"yard-chat", "yard-embed", "yard-rerank"})
 
     assert {model["id"]: model["tasks"] for model in models} == {
@@ -42,7 +45,7 @@ async def test_files_come_and_go_while_the_server_runs(serve: Serve, tmp_path: P
     chat = {"model": "tiny", "messages": [{"role": "user", "content": "Hello"}]}
     async with (
         serve(dirs=(folder,)) as server,
-        httpx.AsyncClient(base_url=server.url, timeout=20) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
     ):
         await until_listed(http, set())
         shutil.copy(DEMO_MODELS / "yard-chat.gguf", folder / "tiny.gguf")
@@ -62,7 +65,10 @@ async def test_a_broken_file_is_a_named_problem_and_spares_the_others(
     shutil.copy(DEMO_MODELS / "yard-chat.gguf", folder / "good.gguf")
     whole = (DEMO_MODELS / "yard-embed.gguf").read_bytes()
     (folder / "cut.gguf").write_bytes(whole[: len(whole) // 2])
-    async with serve(dirs=(folder,)) as server, httpx.AsyncClient(base_url=server.url) as http:
+    async with (
+        serve(dirs=(folder,)) as server,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
+    ):
         await until_listed(http, {"good"})
         problems = (await http.get("/api/info")).json()["problems"]
 

@@ -29,7 +29,7 @@ async def server(serve: Serve) -> AsyncIterator[Running]:
 
 @pytest.fixture
 async def client(server: Running) -> AsyncIterator[openai.AsyncOpenAI]:
-    options = {"base_url": f"{server.url}/v1", "api_key": "any", "max_retries": 0, "timeout": 30}
+    options = {"base_url": f"{server.url}/v1", "api_key": "any", "max_retries": 0, "timeout": 60}
     async with openai.AsyncOpenAI(**options) as client:  # type: ignore[arg-type]  # as documented
         yield client
 
@@ -166,7 +166,7 @@ async def test_the_relevant_document_is_ranked_first(server: Running) -> None:
             "Football is played by two teams.",
         ],
     }
-    async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
         results = (await http.post("/v1/rerank", json=request)).json()["results"]
 
     best = max(results, key=lambda result: float(result["relevance_score"]))
@@ -206,7 +206,7 @@ async def test_a_stream_closed_by_its_client_frees_the_lease(
     await stream.close()
 
     slot = server.yard.loop.scheduler.models["yard-chat"]
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while slot.in_flight:
             await asyncio.sleep(0.01)
 

@@ -59,14 +59,14 @@ def budget_mib() -> int:
 
 async def agent(server: Running, first: str, then: str) -> list[bool]:
     """Ask the two in turns, each time after the last answer; whether each answer was right."""
-    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=200) as http:
         return [await ask(http, model) for model in islice(cycle((first, then)), TURNS)]
 
 
 async def hurried_agent(server: Running, first: str, then: str) -> list[bool]:
     """Ask the two in turns, without waiting for the answers."""
     asked = []
-    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=200) as http:
         for model in islice(cycle((first, then)), HURRIED_TURNS):
             asked.append(asyncio.create_task(ask(http, model)))
             await asyncio.sleep(HURRIED_EVERY_S)

@@ -38,7 +38,7 @@ def configured(folder: Path, preset: str, **keys: Any) -> Config:
 async def ready(server: Running, http: httpx.AsyncClient) -> dict[str, Any]:
     """What the stand-in says after the model has become ready."""
     assert (await http.post("/api/models/m/start")).status_code == 202
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (view := (await http.get("/api/models/m")).json())["state"] != "ready":
             assert view["state"] in ("stopped", "starting"), view["reason"]
             await asyncio.sleep(0.02)
@@ -122,7 +122,7 @@ async def test_a_preset_is_started_asked_and_ready(preset: str, tmp_path: Path) 
 
     async with (
         running(config, tmp_path / "state") as server,
-        httpx.AsyncClient(base_url=server.url, timeout=20) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
     ):
         seen = await ready(server, http)
 
@@ -140,7 +140,7 @@ async def test_a_preset_answers_a_chat_by_the_models_id(preset: str, tmp_path: P
 
     async with (
         running(config, tmp_path / "state") as server,
-        httpx.AsyncClient(base_url=server.url, timeout=20) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
     ):
         asked = {"model": "m", "messages": [{"role": "user", "content": "hi"}]}
         answer = (await http.post("/v1/chat/completions", json=asked)).json()
@@ -153,7 +153,7 @@ async def test_ollama_listens_where_its_variable_says_and_keeps_its_model(tmp_pa
 
     async with (
         running(config, tmp_path / "state") as server,
-        httpx.AsyncClient(base_url=server.url, timeout=20) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
     ):
         seen = await ready(server, http)
 
@@ -167,7 +167,7 @@ async def test_kokoro_runs_in_its_checkout_and_without_a_gpu_on_the_host(tmp_pat
 
     async with (
         running(config, tmp_path / "state") as server,
-        httpx.AsyncClient(base_url=server.url, timeout=20) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
     ):
         seen = await ready(server, http)
 
@@ -183,10 +183,10 @@ async def test_a_name_that_the_program_does_not_know_fails_the_start_with_its_wo
 
     async with (
         running(config, tmp_path / "state") as server,
-        httpx.AsyncClient(base_url=server.url, timeout=20) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
     ):
         await http.post("/api/models/m/start")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not (view := (await http.get("/api/models/m")).json())["reason"]:
                 await asyncio.sleep(0.02)
 

@@ -28,7 +28,7 @@ async def ask(tmp_path: Path) -> AsyncIterator[Ask]:
         form = {name: keys.pop(name) for name in ("data", "files") if name in keys}
         config = configured(tmp_path, preset, aliases=["n"], **keys)
         server = await stack.enter_async_context(running(config, tmp_path / "state"))
-        http = httpx.AsyncClient(base_url=server.url, timeout=20)
+        http = httpx.AsyncClient(base_url=server.url, timeout=60)
         return await (await stack.enter_async_context(http)).post(path, json=body, **form)
 
     async with stack:

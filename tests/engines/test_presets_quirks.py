@@ -35,8 +35,8 @@ async def asked(preset: str, arguments: list[str], usual: str, request: bytes) -
     program = await asyncio.create_subprocess_exec(sys.executable, str(STAND_IN), preset, *line)
     body = quirks.request(usual, request)
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}") as http:
-            async with asyncio.timeout(20):
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=60) as http:
+            async with asyncio.timeout(60):
                 answer = await _posted(http, quirks.path(usual), body)
     finally:
         program.kill()

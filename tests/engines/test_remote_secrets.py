@@ -76,7 +76,7 @@ async def test_an_encrypted_key_reaches_its_upstream_as_it_was(
     async with (
         peer() as there,
         serve(remote(RemoteUpstream(there.url(), key=hidden))) as server,
-        httpx.AsyncClient(base_url=server.url) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
     ):
         chat = {"model": "m", "messages": []}
         said = await http.post("/v1/chat/completions", json=chat)

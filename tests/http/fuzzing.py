@@ -28,7 +28,7 @@ from tests.http.test_hostile_engine import EVENTS, lies
 from modelyard.http.routes import INFERENCE
 from modelyard.testing.server import Running
 
-SETTLED_S = 20.0
+SETTLED_S = 60.0
 CLIENTS = 8
 MAX_SENT = 300_000
 LONGEST_S = 4.0

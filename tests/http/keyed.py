@@ -51,4 +51,4 @@ def client(server: Running, key: str | None = None, **headers: str) -> httpx.Asy
     """A client that shows this key."""
     if key is not None:
         headers["authorization"] = f"Bearer {text_of(key)}"
-    return httpx.AsyncClient(base_url=server.url, timeout=20, headers=headers)
+    return httpx.AsyncClient(base_url=server.url, timeout=60, headers=headers)

@@ -147,7 +147,7 @@ async def test_the_admin_api_opens_to_its_scopes_alone(tmp_path: Path) -> None:
 async def test_no_spelling_of_a_path_gets_around_the_keys(tmp_path: Path, path: str) -> None:
     async with (
         serve_keyed(tmp_path, keys=(key("root", scopes=ADMIN),)) as server,
-        httpx.AsyncClient() as http,
+        httpx.AsyncClient(timeout=60) as http,
     ):
         url = httpx.URL(server.url).copy_with(raw_path=path.encode())
         answer = await http.get(url, headers={"x-original-url": "/health"})

@@ -46,7 +46,7 @@ async def serving(path: Path, *names: str, **more: Any) -> AsyncIterator[Running
 
 def client(server: Running, name: str) -> httpx.AsyncClient:
     headers = {"authorization": f"Bearer {text_of(name)}"}
-    return httpx.AsyncClient(base_url=server.url, timeout=20, headers=headers)
+    return httpx.AsyncClient(base_url=server.url, timeout=60, headers=headers)
 
 
 def without_names(answer: httpx.Response, name: str) -> tuple[int, str]:

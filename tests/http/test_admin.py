@@ -20,12 +20,12 @@ CHAT = {"model": "m", "messages": [{"role": "user", "content": "hello"}]}
 
 
 def client(server: Running) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=server.url, timeout=20)
+    return httpx.AsyncClient(base_url=server.url, timeout=60)
 
 
 async def model_in(http: httpx.AsyncClient, state: str, name: str = "m") -> dict[str, Any]:
     """The model's view once it is in `state`."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while True:
             view: dict[str, Any] = (await http.get(f"/api/models/{name}")).json()
             if view["state"] == state:
@@ -54,7 +54,7 @@ async def test_a_model_is_started_stopped_and_restarted_by_a_person(serve: Serve
 
     assert started.status_code == 202
     assert first["pid"] != second["pid"]
-    assert second["memory_mib"] == {"cpu": 10}
+    assert list(second["memory_mib"]) == ["cpu"]
     assert (last["pid"], last["memory_mib"]) == (None, {})
 
 
@@ -63,7 +63,7 @@ async def test_a_stop_while_starting_ends_the_start(serve: Serve) -> None:
         await http.post("/api/models/m/start")
         starting = await model_in(http, "starting")
         waiting = asyncio.create_task(http.post("/v1/chat/completions", json=CHAT))
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not server.yard.loop.waiting:
                 await asyncio.sleep(0.01)
         await http.post("/api/models/m/stop")
@@ -122,7 +122,7 @@ async def test_events_tell_every_step_of_a_start(serve: Serve) -> None:
         serve(fake_model("m", "--load", "300ms")) as server,
         client(server) as http,
         http.stream("GET", "/api/events", params={"topics": "models"}) as events,
-        asyncio.timeout(15),
+        asyncio.timeout(60),
     ):
         async for line in events.aiter_lines():
             if line.startswith("data: "):
@@ -143,7 +143,7 @@ async def test_a_log_can_be_followed_over_a_restart(serve: Serve) -> None:
         await http.post("/api/models/m/start")
         await model_in(http, "ready")
         async with http.stream("GET", "/api/models/m/logs/follow") as lines:
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 async for line in lines.aiter_lines():
                     if not line.startswith("data: "):
                         continue
@@ -175,7 +175,7 @@ async def test_a_waiting_model_says_who_holds_the_memory(serve: Serve) -> None:
             waiting = asyncio.create_task(
                 http.post("/v1/chat/completions", json={**CHAT, "model": "b"})
             )
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not (view := (await http.get("/api/models/b")).json())["queued"]:
                     await asyncio.sleep(0.02)
         answer = await waiting

@@ -75,7 +75,7 @@ def _inferences(case: Case) -> int:
 
 async def _start(server: Running) -> None:
     body = {"model": "m", "messages": [{"role": "user", "content": "x"}]}
-    async with httpx.AsyncClient(base_url=server.url, timeout=20) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
         assert (await http.post("/v1/chat/completions", json=body)).status_code == 200
 
 

@@ -43,7 +43,7 @@ async def test_one_request_too_many_is_refused_with_the_numbers(tmp_path: Path) 
 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_tokens_are_charged_as_the_engine_counted_them(tmp_path: Path, stream: bool) -> None:
-    keys = (key("ann", quota=Quota(tokens=Rate(100_000, 86_400))),)
+    keys = (key("ann", quota=Quota(tokens=Rate(100_000, 10**9))),)
     async with (
         serve_keyed(tmp_path, fake_model("m", "--tokens", "40"), keys=keys) as server,
         client(server, "ann") as http,
@@ -56,7 +56,7 @@ async def test_tokens_are_charged_as_the_engine_counted_them(tmp_path: Path, str
 
     used = record.prompt_tokens + record.completion_tokens
     assert (record.completion_tokens, record.estimated, record.key) == (40, False, "ann")
-    assert 0 <= balance.left - (100_000 - used) <= 2
+    assert 0 <= balance.left - (100_000 - used) <= 1  # hardly anything comes back meanwhile
     assert (caller.tokens, caller.running) == (used, 0)
 
 
@@ -93,7 +93,7 @@ async def test_what_never_reached_an_engine_costs_no_tokens(tmp_path: Path) -> N
 
 async def test_a_higher_priority_is_served_first_when_requests_wait(tmp_path: Path) -> None:
     keys = (key("low"), key("high", priority=10))
-    model = fake_model("m", "--load", "0.5s", "--tokens", "1")
+    model = fake_model("m", "--load", "1.5s", "--tokens", "1")
     async with (
         serve_keyed(tmp_path, model, keys=keys) as server,
         client(server, "low") as low,
@@ -114,6 +114,6 @@ async def test_a_higher_priority_is_served_first_when_requests_wait(tmp_path: Pa
 
 async def _settled(active: Collection[object]) -> None:
     """Return when no exchange is under way."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while active:
             await asyncio.sleep(0.01)

@@ -44,7 +44,7 @@ async def listed(tmp_path: Path) -> dict[str, dict[str, Any]]:
     )
     async with (
         running(config, tmp_path / "state", list_aliases=True) as server,
-        httpx.AsyncClient(base_url=server.url, timeout=20) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
     ):
         data = (await http.get("/v1/models")).json()["data"]
         for each in data:

@@ -56,7 +56,7 @@ async def server(serve: Serve) -> AsyncIterator[Running]:
 
 @pytest.fixture
 async def http(server: Running) -> AsyncIterator[httpx.AsyncClient]:
-    async with httpx.AsyncClient(base_url=server.url, timeout=30) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         yield client
 
 
@@ -209,7 +209,7 @@ async def test_a_pulled_model_can_be_asked_at_once_and_deleted(tmp_path: Path) -
             pulled = [line async for line in await client.pull("hf.co/yard/chat-GGUF", stream=True)]
             (listed,) = (await client.list()).models
             answer = await client.generate(listed.model or "", "Hello", keep_alive=0)
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while server.yard.loop.runs:
                     await asyncio.sleep(0.02)
             await client.delete(listed.model or "")
@@ -230,7 +230,7 @@ async def test_a_download_that_fails_says_so_in_its_last_line(tmp_path: Path) ->
         )
         async with (
             running(config, tmp_path / "state") as server,
-            httpx.AsyncClient(base_url=server.url, timeout=30) as http,
+            httpx.AsyncClient(base_url=server.url, timeout=60) as http,
         ):
             streamed = await http.post("/api/pull", json={"model": "yard/nothing"})
             whole = await http.post("/api/pull", json={"model": "yard/nothing", "stream": False})

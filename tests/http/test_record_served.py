@@ -44,7 +44,7 @@ MODELS = (
     fake_model("cut", "--cut-after", "3"),
     fake_model("slow", "--prefill", "30s"),
     fake_model("loading", "--load", "30s"),
-    fake_model("failing", "--load", "0.6s", "--crash-while-loading", "--exit-code", "127"),
+    fake_model("failing", "--load", "1.5s", "--crash-while-loading", "--exit-code", "127"),
     fake_model("reader", "--tasks", "embedding"),
 )
 dialects = pytest.mark.parametrize("path", list(ASKED))
@@ -57,14 +57,14 @@ async def http(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.
     config = Config(models=MODELS, devices=Devices(budget_mib={"cpu": 1000}))
     async with (
         running(config, tmp_path_factory.mktemp("state"), **BEATS) as server,
-        httpx.AsyncClient(base_url=server.url, timeout=20) as client,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as client,
     ):
         yield client
 
 
 async def finished(http: httpx.AsyncClient, name: str) -> dict[str, Any]:
     """The record of the request of this id, once it is over."""
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         while True:
             for record in (await http.get("/api/requests")).json()["finished"]:
                 if record["id"] == name:
@@ -222,7 +222,7 @@ async def test_a_remotes_stream_that_is_cut_is_reckoned_though_it_began_with_its
         config = Config(models=(remote(upstream, tasks=frozenset({Task.CHAT})),))
         async with (
             running(config, tmp_path) as server,
-            httpx.AsyncClient(base_url=server.url, timeout=20) as http,
+            httpx.AsyncClient(base_url=server.url, timeout=60) as http,
         ):
             record = await left(http, path, {}, lambda heard: heard.count("a ") >= 6)
 

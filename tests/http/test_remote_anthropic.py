@@ -126,7 +126,7 @@ async def test_a_stream_that_breaks_off_ends_with_an_error(serve: Serve) -> None
     async with (
         peer(lambda _: stream(EVENTS[:5], end=b"...")) as there,
         serve(claude(there)) as server,
-        httpx.AsyncClient(base_url=server.url, timeout=20) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
         http.stream("POST", "/v1/chat/completions", json=body) as said,
     ):
         heard = []
@@ -161,7 +161,7 @@ async def test_what_goes_wrong_there_is_told_in_openais_shape(
     async with (
         peer(lambda _: said) as there,
         serve(claude(there)) as server,
-        httpx.AsyncClient(base_url=server.url) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
     ):
         body = {"model": "m", "messages": HELLO}
         refused = await http.post("/v1/chat/completions", json=body)
@@ -174,7 +174,7 @@ async def test_what_cannot_be_asked_there_is_refused_before_anybody_is_asked(ser
     async with (
         peer() as there,
         serve(claude(there)) as server,
-        httpx.AsyncClient(base_url=server.url) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
     ):
         body = {"model": "m", "messages": HELLO, "n": 2}
         refused = await http.post("/v1/chat/completions", json=body)
@@ -199,7 +199,10 @@ async def test_an_overloaded_upstream_gives_way_to_one_of_the_other_dialect(
     async with peer(first) as there, peer(lambda _: other) as plain:
         both = (*claude(there).remote.upstreams, RemoteUpstream(plain.url(), weight=0))
         model = remote(*both, thresholds=Thresholds(), tasks=CHATS)
-        async with serve(model) as server, httpx.AsyncClient(base_url=server.url) as http:
+        async with (
+            serve(model) as server,
+            httpx.AsyncClient(base_url=server.url, timeout=60) as http,
+        ):
             body = {"model": "m", "messages": HELLO, "stream": streamed}
             said = await http.post("/v1/chat/completions", json=body)
 
@@ -221,7 +224,7 @@ async def test_a_client_of_anthropics_reaches_it_untouched(serve: Serve, name: s
     async with (
         peer(lambda _: WHOLE) as there,
         serve(claude(there, aliases=("claude-opus",))) as server,
-        httpx.AsyncClient(base_url=server.url) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
     ):
         said = await http.post("/v1/messages", json=asked, headers=headers)
         there.script = lambda _: answer(200, b'{"input_tokens": 12}')

@@ -47,7 +47,7 @@ async def modelyard(state: Path) -> AsyncIterator[tuple[asyncio.subprocess.Proce
     )
     try:
         assert process.stdout is not None
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             url = (await process.stdout.readline()).decode().strip()
         yield process, url
     finally:
@@ -77,7 +77,7 @@ async def test_nobody_gets_an_error_before_the_first_byte_when_a_server_is_kille
         everybody = httpx.Limits(max_connections=None)
         async with (
             serve(model) as server,
-            httpx.AsyncClient(base_url=server.url, timeout=40, limits=everybody) as http,
+            httpx.AsyncClient(base_url=server.url, timeout=60, limits=everybody) as http,
         ):
             done: list[tuple[int, bytes]] = []
 

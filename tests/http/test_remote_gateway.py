@@ -27,7 +27,7 @@ EVENT = b'10\r\ndata: {"n": 1}\n\n\r\n'
 async def ask(
     server: Running, headers: dict[str, str] | None = None, **keys: Any
 ) -> httpx.Response:
-    async with httpx.AsyncClient(base_url=server.url, timeout=20) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
         return await http.post("/v1/chat/completions", json={**CHAT, **keys}, headers=headers)
 
 
@@ -72,8 +72,8 @@ async def test_a_remote_is_ready_without_a_device_and_without_being_asked(serve:
     async with (
         peer() as there,
         serve(remote(there, preload=True), mib=1) as server,
-        httpx.AsyncClient(base_url=server.url) as http,
-        asyncio.timeout(10),
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
+        asyncio.timeout(60),
     ):
         while (view := (await http.get("/api/models/m")).json())["state"] != "ready":
             await asyncio.sleep(0.01)
@@ -145,7 +145,7 @@ async def test_what_fails_before_the_first_byte_is_asked_elsewhere(
     once = iter([trouble])
 
     async def close_after_head(there: Peer) -> None:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not there.heads:
                 await asyncio.sleep(0.01)
         for writer in tuple(there.writers):
@@ -195,7 +195,7 @@ async def test_after_the_first_byte_nobody_else_is_asked(serve: Serve) -> None:
         weighed = (RemoteUpstream(bad.url(), weight=9), RemoteUpstream(good.url(), weight=1))
         async with (
             serve(remote(*weighed)) as server,
-            httpx.AsyncClient(base_url=server.url, timeout=20) as http,
+            httpx.AsyncClient(base_url=server.url, timeout=60) as http,
             http.stream("POST", "/v1/chat/completions", json={**CHAT, "stream": True}) as stream,
         ):
             lines = []
@@ -216,7 +216,7 @@ async def test_a_stream_that_only_had_heartbeats_still_goes_elsewhere(serve: Ser
         weighed = (RemoteUpstream(silent.url(), weight=9), RemoteUpstream(good.url()))
         async with (
             serve(remote(*weighed), heartbeat_after_s=0.01, heartbeat_every_s=0.01) as server,
-            httpx.AsyncClient(base_url=server.url, timeout=20) as http,
+            httpx.AsyncClient(base_url=server.url, timeout=60) as http,
             http.stream("POST", "/v1/chat/completions", json={**CHAT, "stream": True}) as stream,
         ):
             lines = []
@@ -233,11 +233,11 @@ async def test_a_stream_that_only_had_heartbeats_still_goes_elsewhere(serve: Ser
 async def test_a_client_that_leaves_stops_the_work_of_the_upstream(serve: Serve) -> None:
     async with peer(lambda _: EVENTS + EVENT + b"...") as there, serve(remote(there)) as server:
         async with (
-            httpx.AsyncClient(base_url=server.url, timeout=20) as http,
+            httpx.AsyncClient(base_url=server.url, timeout=60) as http,
             http.stream("POST", "/v1/chat/completions", json={**CHAT, "stream": True}) as stream,
         ):
             await anext(stream.aiter_lines())
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while not there.closed_early:
                 await asyncio.sleep(0.01)
             while run_of(server).upstream.leases:
@@ -280,7 +280,7 @@ async def test_an_upstream_that_fails_is_left_alone_until_a_probe_and_a_trial_su
             circuit = run_of(server).circuits[0]
             gates = [circuit.gate]
             await bad.start()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(60):
                 while not bad.probes:
                     await asyncio.sleep(0.01)
                 while circuit.gate is gates[0]:
@@ -303,8 +303,8 @@ async def test_a_remote_fails_with_its_upstreams_reasons_and_comes_back_with_one
         await there.stop()
         async with (
             serve(remote(there)) as server,
-            httpx.AsyncClient(base_url=server.url) as http,
-            asyncio.timeout(15),
+            httpx.AsyncClient(base_url=server.url, timeout=60) as http,
+            asyncio.timeout(60),
         ):
             first, second = await ask(server), await ask(server)
             view = (await http.get("/api/models/m")).json()
@@ -389,7 +389,7 @@ async def test_a_slow_client_holds_an_encrypted_upstream_back(serve: Serve, tmp_
             writer.write(f"{head}{len(body)}\r\n\r\n".encode() + body)
             await reader.readuntil(b"\r\n\r\n")
             sent, before = there.sent, -1
-            async with asyncio.timeout(15):
+            async with asyncio.timeout(60):
                 while sent != before:
                     await asyncio.sleep(0.2)
                     sent, before = there.sent, sent
@@ -413,12 +413,14 @@ async def test_a_file_that_holds_no_certificates_is_said_at_once(
 async def test_nobody_looks_at_the_upstreams_of_a_model_that_was_stopped(serve: Serve) -> None:
     async with peer(lambda _: answer(503)) as there, serve(remote(there)) as server:
         said = await ask(server)
-        async with httpx.AsyncClient(base_url=server.url) as http, asyncio.timeout(10):
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as http, asyncio.timeout(60):
             while (await http.get("/api/models/m")).json()["state"] != "failed":
                 await asyncio.sleep(0.01)
             await http.post("/api/models/m/stop")
             state = (await http.get("/api/models/m")).json()["state"]
-        await asyncio.sleep(0.3)  # a look that was due may still have gone out
+        async with asyncio.timeout(60):
+            while len(server.yard.loop._revivals):  # a look that was due may still go out
+                await asyncio.sleep(0.01)
         before = len(there.probes)
         await asyncio.sleep(0.3)
 
@@ -434,7 +436,7 @@ async def test_a_recording_goes_out_under_the_upstreams_name(serve: Serve) -> No
         upstream = RemoteUpstream(there.url(path="/api"), key="ours", model="whisper-big")
         async with (
             serve(remote(upstream)) as server,
-            httpx.AsyncClient(base_url=server.url) as http,
+            httpx.AsyncClient(base_url=server.url, timeout=60) as http,
         ):
             files = {"file": ("a.wav", sound, "audio/wav")}
             said = await http.post("/v1/audio/translations", data={"model": "m"}, files=files)

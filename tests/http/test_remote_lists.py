@@ -39,7 +39,7 @@ def endpoint(there: Peer, name: str = "far", **fields: Any) -> RemoteEndpoint:
 
 async def known(server: Running, *names: str) -> dict[str, ModelSpec]:
     """The models, once those of these names are served and no others."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while (models := server.yard.loop.scheduler.models).keys() != set(names):
             await asyncio.sleep(0.01)
     return {name: slot.spec for name, slot in models.items()}
@@ -47,7 +47,7 @@ async def known(server: Running, *names: str) -> dict[str, ModelSpec]:
 
 async def told(server: Running) -> str:
     """The problem, once there is one."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while not server.yard.facts.problems:
             await asyncio.sleep(0.01)
     (problem,) = server.yard.facts.problems
@@ -56,7 +56,7 @@ async def told(server: Running) -> str:
 
 async def chat(server: Running, model: str) -> httpx.Response:
     body = {"model": model, "messages": [{"role": "user", "content": "hello"}]}
-    async with httpx.AsyncClient(base_url=server.url, timeout=20) as http:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
         return await http.post("/v1/chat/completions", json=body)
 
 
@@ -64,7 +64,7 @@ async def test_what_an_endpoint_lists_is_served_under_its_prefix(tmp_path: Path)
     async with (
         peer(lists("gpt-x", "text-embed")) as there,
         running(Config(remotes=(endpoint(there),)), tmp_path) as server,
-        httpx.AsyncClient(base_url=server.url) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
     ):
         models = await known(server, "far/gpt-x", "far/text-embed")
         said = await chat(server, "far/gpt-x")
@@ -201,7 +201,7 @@ async def test_a_new_configuration_asks_other_endpoints(tmp_path: Path) -> None:
             for each, name in ((there, "far/a"), (other, "far/b")):
                 heard.clear()
                 await remotes.follow([endpoint(each, refresh_s=None)])
-                async with asyncio.timeout(15):
+                async with asyncio.timeout(60):
                     await heard.wait()
                 models, problems = remotes.specs(Limits(), ())
                 assert ([spec.id for spec in models], problems) == ([name], [])

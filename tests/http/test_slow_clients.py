@@ -25,7 +25,7 @@ async def closed(server: Running, data: bytes) -> bytes:
     """What comes back until the server closes."""
     reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
     writer.write(data)
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(60):
         answer = await reader.read()
     writer.close()
     return answer
@@ -46,7 +46,7 @@ async def test_a_head_that_comes_byte_by_byte_has_no_more_time(serve: Serve) -> 
     async with serve(header_timeout_s=0.4) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         drip = asyncio.create_task(_drip(writer, CHAT + HOST + b"X-A: " + b"b" * 10_000, 0.02))
-        answer = await asyncio.wait_for(reader.read(), 10)
+        answer = await asyncio.wait_for(reader.read(), 60)
         drip.cancel()
         writer.close()
 
@@ -96,11 +96,11 @@ async def test_the_admin_api_takes_no_larger_bodies_than_the_others(
 
 
 async def test_a_body_that_comes_slowly_but_steadily_is_waited_for(serve: Serve) -> None:
-    async with serve(fake_model("m"), body_timeout_s=0.6, header_timeout_s=0.6) as server:
+    async with serve(fake_model("m"), body_timeout_s=1.0, header_timeout_s=1.0) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(CHAT + HOST + LENGTH + b"\r\n")
-        await _drip(writer, BODY, 0.025)
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 10)
+        await _drip(writer, BODY, 0.02, size=1)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 60)
         writer.close()
 
     assert head.startswith(b"HTTP/1.1 200")
@@ -125,7 +125,7 @@ async def test_a_client_that_takes_nothing_of_its_answer_is_cut_and_its_engine_f
 async def test_a_client_that_reads_slowly_but_steadily_gets_everything(serve: Serve) -> None:
     flood = fake_model("m", "--tokens", "5000", "--tps", "0")
     loop = asyncio.get_running_loop()
-    async with serve(flood, send_timeout_s=0.4) as server:
+    async with serve(flood, send_timeout_s=1.0) as server:
         with socket.create_connection(("127.0.0.1", server.port)) as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 16 * 1024)
             connection.setblocking(False)
@@ -133,7 +133,7 @@ async def test_a_client_that_reads_slowly_but_steadily_gets_everything(serve: Se
             received = b""
             while part := await loop.sock_recv(connection, 64 * 1024):
                 received = received[-100:] + part
-                await asyncio.sleep(0.01)
+                await asyncio.sleep(0.015)
 
     assert b"data: [DONE]" in received
 
@@ -145,9 +145,9 @@ async def test_a_client_that_closes_its_half_has_left(serve: Serve) -> None:
         slot = server.yard.loop.scheduler.models["m"]
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(chat(body=STREAM))
-        await asyncio.wait_for(reader.readuntil(b"data:"), 10)
+        await asyncio.wait_for(reader.readuntil(b"data:"), 60)
         writer.write_eof()
-        await asyncio.wait_for(reader.read(), 10)
+        await asyncio.wait_for(reader.read(), 60)
         await _until(lambda: slot.in_flight == 0)
         writer.close()
 
@@ -157,7 +157,7 @@ async def test_many_silent_connections_hold_up_nobody(serve: Serve) -> None:
         silent = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(300)]
         for _, writer in silent[::2]:
             writer.write(CHAT + HOST)
-        async with httpx.AsyncClient(base_url=server.url, timeout=10) as http:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
             answer = await http.post("/v1/chat/completions", content=BODY)
         held = len(server.yard.gateway.connections)
         for _, writer in silent:
@@ -173,7 +173,7 @@ async def test_what_is_asked_while_an_answer_is_written_is_not_hoarded(serve: Se
     async with serve(endless) as server:
         reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
         writer.write(chat(body=STREAM))
-        await asyncio.wait_for(reader.readuntil(b"data:"), 10)
+        await asyncio.wait_for(reader.readuntil(b"data:"), 60)
         sent = asyncio.create_task(_drip(writer, chat() * 40_000, 0, size=1_000_000))
         await asyncio.sleep(0.3)
         (protocol,) = server.yard.gateway.connections
@@ -193,6 +193,6 @@ async def _drip(writer: asyncio.StreamWriter, data: bytes, pause_s: float, size:
 
 
 async def _until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.01)

@@ -86,7 +86,7 @@ async def test_requests_and_streams_are_answered_over_https(
     trust = ssl.create_default_context(cafile=str(authority.certificate))
     async with (
         serve(fake_model("m", "--tokens", "40"), tls=Tls(box.certificate, box.key)) as server,
-        httpx.AsyncClient(base_url=server.url, verify=trust, timeout=20) as http,
+        httpx.AsyncClient(base_url=server.url, verify=trust, timeout=60) as http,
     ):
         whole = await http.post("/v1/chat/completions", json=CHAT)
         stream = await http.post("/v1/chat/completions", json={**CHAT, "stream": True})
@@ -102,7 +102,10 @@ async def test_requests_and_streams_are_answered_over_https(
 
 
 async def test_plain_http_gets_nothing_where_tls_is_spoken(serve: Serve, box: Identity) -> None:
-    async with serve(tls=Tls(box.certificate, box.key)) as server, httpx.AsyncClient() as http:
+    async with (
+        serve(tls=Tls(box.certificate, box.key)) as server,
+        httpx.AsyncClient(timeout=60) as http,
+    ):
         with pytest.raises(httpx.TransportError):
             await http.get(f"http://127.0.0.1:{server.port}/health")
 
@@ -113,7 +116,7 @@ async def test_old_versions_of_tls_are_refused(serve: Serve, box: Identity) -> N
     with pytest.warns(DeprecationWarning, match="TLSv1_1"):
         old.maximum_version = ssl.TLSVersion.TLSv1_1
     tls = Tls(box.certificate, box.key)
-    async with serve(tls=tls) as server, httpx.AsyncClient(verify=old) as http:
+    async with serve(tls=tls) as server, httpx.AsyncClient(verify=old, timeout=60) as http:
         with pytest.raises(httpx.TransportError):
             await http.get(f"{server.url}/health")
 
@@ -130,7 +133,7 @@ async def test_only_clients_with_a_certificate_are_let_in_where_one_is_asked_for
             trust = ssl.create_default_context(cafile=str(authority.certificate))
             if shown is not None:
                 trust.load_cert_chain(shown.certificate, shown.key)
-            async with httpx.AsyncClient(verify=trust, timeout=20) as http:
+            async with httpx.AsyncClient(verify=trust, timeout=60) as http:
                 try:
                     answers.append((await http.get(f"{server.url}/health")).status_code)
                 except httpx.TransportError:
@@ -227,7 +230,7 @@ async def test_a_client_that_never_finishes_its_handshake_holds_up_nobody(
     trust = ssl.create_default_context(cafile=str(authority.certificate))
     async with serve(tls=Tls(box.certificate, box.key)) as server:
         silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(20)]
-        async with httpx.AsyncClient(verify=trust, timeout=20) as http:
+        async with httpx.AsyncClient(verify=trust, timeout=60) as http:
             answer = await http.get(f"{server.url}/health")
         for connection in silent:
             connection.close()

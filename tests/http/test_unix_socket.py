@@ -36,7 +36,7 @@ def at_socket(*arguments: str, health: Health | None = None) -> ModelSpec:
 
 
 def client(server: Running) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=server.url, timeout=20)
+    return httpx.AsyncClient(base_url=server.url, timeout=60)
 
 
 def socket_of(server: Running) -> Path:
@@ -69,7 +69,7 @@ async def test_a_killed_engine_gets_a_new_socket_and_leaves_none(serve: Serve) -
         (run,) = server.yard.loop.runs.values()
         assert run.pid is not None
         os.killpg(run.pid, signal.SIGKILL)
-        await asyncio.wait_for(run.upstream.gone.wait(), 10)
+        await asyncio.wait_for(run.upstream.gone.wait(), 60)
         second = await http.post("/v1/chat/completions", json=CHAT)
         new = socket_of(server)
         left = old.parent.exists()

@@ -39,7 +39,7 @@ def test_what_only_may_be_looked_at_is_not_changed() -> None:
 async def test_an_engine_is_started_and_answers_as_it_is(serve: Serve) -> None:
     async with (
         serve(fake_model("m")) as server,
-        httpx.AsyncClient(base_url=server.url, timeout=20) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
     ):
         stats = await http.get("/upstream/m/stats", headers={"authorization": "Bearer secret"})
         chat = await http.post(
@@ -69,7 +69,7 @@ async def test_llamacpps_own_routes_are_asked_by_model(serve: Serve) -> None:
     spec = dataclasses.replace(spec, aliases=("alias",))
     async with (
         serve(spec) as server,
-        httpx.AsyncClient(base_url=server.url, timeout=30) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
     ):
         props = await http.get("/props", params={"model": "alias"})
         tokens = await http.post("/tokenize", json={"model": "yard", "content": "hello"})

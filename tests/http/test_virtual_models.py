@@ -31,7 +31,7 @@ async def serving(
     )
     async with (
         running(config, path / "state", **settings) as server,
-        httpx.AsyncClient(base_url=server.url, timeout=20) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
     ):
         yield server, http
 

@@ -23,7 +23,13 @@ from modelyard.testing.server import fake_model, running
 HEADER = "x-modelyard-loading-state"
 CHAT = {"model": "slow", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 BUSY: dict[str, Any] = {"heartbeat_after_s": 0.1, "heartbeat_every_s": 0.1}
-SLOW = fake_model("slow", "--load", "1s")
+SLOW = fake_model("slow", "--load", "1500ms")
+
+
+@pytest.fixture(autouse=True)
+def _often(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits is looked at so often that a machine which halts for a second tells of loads."""
+    monkeypatch.setattr("modelyard.http.gateway.SWEEP_S", 0.05)
 
 
 def reasoning(stream: str) -> list[str]:
@@ -58,21 +64,21 @@ async def test_a_model_may_tell_all_its_clients_and_a_request_may_decline(
 ) -> None:
     async with (
         serve(replace(SLOW, loading_state=True), **BUSY) as server,
-        httpx.AsyncClient(base_url=server.url, timeout=20) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
     ):
         answer = await http.post("/v1/chat/completions", json=CHAT, headers=asked)
 
     assert bool(reasoning(answer.text)) is told
-    assert (": ping\n" in answer.text) is not told
+    assert told or ": ping\n" in answer.text  # there are beats between news, too
     assert answer.text.endswith("data: [DONE]\n\n")
 
 
 async def test_the_place_in_the_queue_is_told_and_no_other_model(serve: Serve) -> None:
-    small = fake_model("secret", "--tps", "8", "--tokens", "12", mib=80)
+    small = fake_model("secret", "--tps", "8", "--tokens", "20", mib=80)
     waiting = replace(fake_model("slow", mib=80), limits=Limits(concurrency=1, stop_grace_s=2.0))
     async with (
         serve(small, waiting, mib=100, **BUSY) as server,
-        httpx.AsyncClient(base_url=server.url, timeout=20, headers={HEADER: "true"}) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60, headers={HEADER: "true"}) as http,
     ):
         first = asyncio.create_task(
             http.post("/v1/chat/completions", json={**CHAT, "model": "secret"})
@@ -94,7 +100,7 @@ async def test_responses_count_events_while_they_wait_and_number_them_without_a_
     serve: Serve,
 ) -> None:
     async with (
-        serve(SLOW, **BUSY) as server,
+        serve(fake_model("slow", "--load", "2s"), **BUSY) as server,
         openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="any", max_retries=0) as client,
     ):
         stream = await client.responses.create(
@@ -117,7 +123,7 @@ async def test_responses_count_events_while_they_wait_and_number_them_without_a_
 async def test_news_go_on_where_another_model_answers_in_place_of_one_that_failed(
     tmp_path: Path, path: str
 ) -> None:
-    bad = fake_model("bad", "--load", "0.8s", "--crash-while-loading", "--exit-code", "127")
+    bad = fake_model("bad", "--load", "1.5s", "--crash-while-loading", "--exit-code", "127")
     either = VirtualModel("v", (Target("bad"), Target("slow")))
     config = Config(
         models=(bad, SLOW), virtuals=(either,), devices=Devices(budget_mib={"cpu": 100})
@@ -127,7 +133,7 @@ async def test_news_go_on_where_another_model_answers_in_place_of_one_that_faile
         del asked["messages"]
     async with (
         running(config, tmp_path, **BUSY) as server,
-        httpx.AsyncClient(base_url=server.url, timeout=20, headers={HEADER: "true"}) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60, headers={HEADER: "true"}) as http,
     ):
         answer = await http.post(path, json=asked)
 
@@ -160,7 +166,7 @@ async def test_where_there_is_no_form_for_it_there_are_heartbeats(
 ) -> None:
     async with (
         serve(SLOW, **BUSY) as server,
-        httpx.AsyncClient(base_url=server.url, timeout=20, headers={HEADER: "true"}) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60, headers={HEADER: "true"}) as http,
     ):
         answer = await http.post(path, json=body)
 
@@ -170,10 +176,10 @@ async def test_where_there_is_no_form_for_it_there_are_heartbeats(
 
 
 async def test_who_asked_hears_of_a_start_that_fails_and_then_the_error(serve: Serve) -> None:
-    failing = fake_model("slow", "--load", "0.8s", "--crash-while-loading", "--exit-code", "127")
+    failing = fake_model("slow", "--load", "1.5s", "--crash-while-loading", "--exit-code", "127")
     async with (
         serve(failing, **BUSY) as server,
-        httpx.AsyncClient(base_url=server.url, timeout=30, headers={HEADER: "true"}) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60, headers={HEADER: "true"}) as http,
     ):
         answer = await http.post("/v1/chat/completions", json=CHAT)
 
@@ -184,10 +190,10 @@ async def test_who_asked_hears_of_a_start_that_fails_and_then_the_error(serve: S
 
 async def test_an_engine_that_does_not_stream_after_heartbeats_is_told_of(serve: Serve) -> None:
     program = Path(__file__).parent.parent / "routes/any_engine.py"
-    command = (sys.executable, str(program), "{port}", "0.7")
+    command = (sys.executable, str(program), "{port}", "1.5")
     async with (
         serve(replace(fake_model("slow"), command=command), **BUSY) as server,
-        httpx.AsyncClient(base_url=server.url, timeout=20) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
     ):
         answer = await http.post("/v1/chat/completions", json=CHAT)
 
@@ -199,7 +205,7 @@ async def test_an_engine_that_does_not_stream_after_heartbeats_is_told_of(serve:
 async def test_a_load_that_is_soon_over_is_not_spoken_of(serve: Serve) -> None:
     async with (
         serve(fake_model("slow"), heartbeat_after_s=5.0) as server,
-        httpx.AsyncClient(base_url=server.url, timeout=20, headers={HEADER: "true"}) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60, headers={HEADER: "true"}) as http,
     ):
         answer = await http.post("/v1/chat/completions", json=CHAT)
 
@@ -220,7 +226,7 @@ async def test_heartbeats_can_be_turned_off_for_all_and_for_some_programs(
 ) -> None:
     async with (
         serve(SLOW, **BUSY, **settings) as server,
-        httpx.AsyncClient(base_url=server.url, timeout=20, headers={"user-agent": agent}) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60, headers={"user-agent": agent}) as http,
     ):
         answer = await http.post("/v1/chat/completions", json=CHAT)
 
@@ -246,10 +252,10 @@ async def test_a_key_may_say_otherwise(
 
 
 async def test_without_heartbeats_even_a_late_error_keeps_its_status(serve: Serve) -> None:
-    failing = fake_model("slow", "--load", "0.8s", "--crash-while-loading", "--exit-code", "127")
+    failing = fake_model("slow", "--load", "1.5s", "--crash-while-loading", "--exit-code", "127")
     async with (
         serve(failing, heartbeats=False, **BUSY) as server,
-        httpx.AsyncClient(base_url=server.url, timeout=30) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
     ):
         answer = await http.post("/v1/chat/completions", json=CHAT)
 

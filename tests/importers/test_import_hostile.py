@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from tests.importers.conftest import SAMPLES, Import, make_database, surroundings
 from tests.importers.test_import_samples import KINDS as KIND_OF
@@ -71,11 +71,7 @@ def survives(path: Path, kind: str | None, folder: Path) -> bool:
 
 @pytest.mark.parametrize("kind", [None, *KINDS])
 @given(content=st.one_of(st.binary(max_size=200), st.text(max_size=200).map(str.encode)))
-@settings(
-    max_examples=15,
-    deadline=None,
-    suppress_health_check=[HealthCheck.function_scoped_fixture],
-)
+@settings(max_examples=15)
 def test_garbage_is_an_error_or_passes(kind: str | None, content: bytes, tmp_path: Path) -> None:
     path = tmp_path / "garbage"
     path.write_bytes(content)

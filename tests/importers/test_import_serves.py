@@ -82,7 +82,7 @@ async def test_every_model_of_an_imported_sample_answers(
     answers = {}
     async with (
         running(config, tmp_path / "state", devices=devices) as server,
-        httpx.AsyncClient(base_url=f"{server.url}/v1/", timeout=30) as client,
+        httpx.AsyncClient(base_url=f"{server.url}/v1/", timeout=60) as client,
     ):
         found = [spec for spec in server.yard.inventory.read() if spec.tasks]
         for spec in found:

@@ -125,7 +125,7 @@ async def test_an_imported_vllm_starts_and_serves(
     devices: list[Probe] = [FakeGpuProbe(book.folder), FakeHostProbe(book.folder)]
     async with (
         running(config, tmp_path / "state", devices=devices) as server,
-        httpx.AsyncClient(base_url=f"{server.url}/v1/", timeout=30) as client,
+        httpx.AsyncClient(base_url=f"{server.url}/v1/", timeout=60) as client,
     ):
         body = {"model": "tiny", "messages": [{"role": "user", "content": "hello"}]}
         answer = await client.post("chat/completions", json=body)

@@ -19,7 +19,7 @@ from modelyard.core.specs import Command
 from modelyard.launchers.base import LogLine
 from modelyard.launchers.local import LocalLauncher
 
-PATIENCE_S = 15.0
+PATIENCE_S = 60.0
 
 
 def pytest_asyncio_loop_factories(

@@ -152,7 +152,7 @@ def test_the_guard_finds_a_run_by_its_marker_before_its_group_is_known() -> None
     with _guard() as process:
         process.communicate(b"+early 0\n")
 
-    assert engine.wait(timeout=10) == -signal.SIGTERM
+    assert engine.wait(timeout=60) == -signal.SIGTERM
 
 
 @pytest.mark.parametrize("words", [b"+over 0\n-over\n", b"-over\n", b"", b"+over 0"])

@@ -70,7 +70,7 @@ def test_a_server_s_pid_that_was_used_again_does_not_hide_its_engines() -> None:
     engine = _owned_by(f"{pid}:1")
     ended = end_leftovers(10)
 
-    assert engine.wait(timeout=10) == -signal.SIGTERM
+    assert engine.wait(timeout=60) == -signal.SIGTERM
     assert engine.pid in [one.pid for one in ended]
 
 

@@ -91,7 +91,7 @@ async def answer(server: Running) -> httpx.Response:
 
 
 async def view(server: Running) -> dict[str, Any]:
-    async with httpx.AsyncClient(base_url=server.url, timeout=20) as client:
+    async with httpx.AsyncClient(base_url=server.url, timeout=60) as client:
         told: dict[str, Any] = (await client.get("/api/models/big")).json()
     return told
 
@@ -199,7 +199,7 @@ async def test_a_failure_for_another_reason_changes_nothing(config: Make, serve:
     async with (
         serve(config(more="--fake-crash-while-loading")) as server,
         httpx.AsyncClient(base_url=server.url, timeout=60) as client,
-        asyncio.timeout(30),
+        asyncio.timeout(60),
     ):
         await client.post("/api/models/big/start")
         while (shown := await view(server))["failures"] == 0:
@@ -218,7 +218,7 @@ async def test_a_card_that_comes_later_is_planned_for(
     async with serve(config()) as server:
         before = await view(server)
         books.come_back(card.id)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (after := await view(server))["needs_mib"].keys() <= {"cpu"}:
                 await asyncio.sleep(0.05)
 

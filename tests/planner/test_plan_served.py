@@ -39,7 +39,7 @@ def written(view: PlanView, place: Path) -> Path:
 
 async def answer(url: str, model: str) -> httpx.Response:
     body = {"model": model, "messages": [{"role": "user", "content": "hi"}], "max_tokens": 4}
-    async with httpx.AsyncClient(base_url=url, timeout=40) as client:
+    async with httpx.AsyncClient(base_url=url, timeout=60) as client:
         return await client.post("/v1/chat/completions", json=body)
 
 

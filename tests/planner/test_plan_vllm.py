@@ -24,7 +24,7 @@ from modelyard.planner.plan import Plan, fallbacks, make_plan, view_of
 from modelyard.planner.subject import subject_of
 from modelyard.testing.fake_gpu import Book
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 MIB = 2**20
 TINY = Shape(4, 512, 1024, 8, 4, words=4096, context=8192, head=64)
 MLA: Mapping[str, object] = {

@@ -141,11 +141,11 @@ async def test_a_full_backlog_is_waited_for(there: Endpoint) -> None:
 
 async def test_a_dial_that_is_given_up_leaves_no_socket(there: Endpoint) -> None:
     upstream = Upstream("m", 1, there, lambda: None)
-    upstream.connect_timeout_s = 0.05
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(there.path)
         listener.listen(0)
         first = await upstream.connect()
+        upstream.connect_timeout_s = 0.05
         with pytest.raises(TimeoutError):
             await upstream.connect()
         upstream.close()
@@ -166,7 +166,7 @@ async def test_an_engine_at_a_socket_becomes_ready_and_is_told_localhost(there: 
     ready = asyncio.ensure_future(until_ready(there, "/health"))
     await asyncio.sleep(0.03)
     server = await asyncio.start_unix_server(serve, there.path)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         await ready
     server.close()
     await server.wait_closed()
@@ -198,7 +198,7 @@ async def test_after_a_crowd_the_newest_idle_connections_are_kept(
     for connection in crowd:
         upstream.finished(connection)
     at_once = sum(connection.is_open for connection in crowd)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while crowd[1].is_open:
             await asyncio.sleep(0.01)
 
@@ -214,7 +214,7 @@ async def test_idle_connections_that_are_stale_are_closed_by_themselves(there: E
     upstream.fresh_for_s = 0.02
     connection = await upstream.connect()
     upstream.finished(connection)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(60):
         while connection.is_open:
             await asyncio.sleep(0.01)
 

@@ -62,7 +62,7 @@ class Watcher:
         return view
 
     async def until(self, good: Callable[[dict[str, Any]], bool]) -> dict[str, Any]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while not good(view := await self.view()):
                 await asyncio.sleep(0.01)
         return view
@@ -87,7 +87,7 @@ async def watch(serve: Serve) -> AsyncIterator[Callable[[ModelSpec], Any]]:
 
     async def begin(spec: ModelSpec) -> Watcher:
         server = await stack.enter_async_context(serve(spec))
-        http = httpx.AsyncClient(base_url=server.url, timeout=20)
+        http = httpx.AsyncClient(base_url=server.url, timeout=60)
         return Watcher(server, await stack.enter_async_context(http))
 
     async with stack:
@@ -222,7 +222,7 @@ async def test_an_engine_that_is_busy_is_not_cut_for_its_silence(watch: Any) -> 
     await watcher.until(lambda view: view["in_flight"] == 1)
 
     watcher.answer_badly()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while watcher.suspected:
             await asyncio.sleep(0.02)
     await watcher.tell("state/well")
@@ -239,7 +239,7 @@ async def test_no_request_is_made_where_real_ones_are_answered_meanwhile(watch: 
     watcher.answer_badly()
     watcher.run.vitals.answered(200)
     await watcher.tell("health/up")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while watcher.suspected:
             await asyncio.sleep(0.02)
 

@@ -23,7 +23,7 @@ from modelyard.engines.llamacpp import LlamaCpp
 from modelyard.servers.processors import usable_processors
 
 MODELS = Path(modelyard.__file__).parent / "demo_models"
-PATIENCE_S = 30.0
+PATIENCE_S = 60.0
 CHAT = MODELS / "yard-chat.gguf"
 EMBED = MODELS / "yard-embed.gguf"
 RERANK = MODELS / "yard-rerank.gguf"
@@ -259,7 +259,7 @@ def test_a_stdin_that_has_ended_already_starts_nothing() -> None:
     argv = [sys.executable, "-m", "modelyard.servers.llamacpp", "--exit-with-stdin"]
     argv += ["--model", str(CHAT), "--alias", "yard", "--port", str(free_port())]
     done = subprocess.run(
-        argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=30, check=False
+        argv, stdin=subprocess.DEVNULL, capture_output=True, timeout=60, check=False
     )
 
     assert (done.returncode, done.stdout) == (0, b"")
@@ -347,7 +347,7 @@ def test_a_port_in_use_is_worth_another_try(start: Start) -> None:
 def test_a_wrong_parameter_is_a_permanent_failure(setting: str, told: str) -> None:
     argv = [sys.executable, "-m", "modelyard.servers.llamacpp", "--set", setting]
     argv += ["--model", str(CHAT), "--alias", "yard", "--port", "0"]
-    done = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+    done = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False)
 
     assert done.returncode == 78
     assert done.stderr.startswith(f"modelyard: {told}")
@@ -361,7 +361,7 @@ def test_a_containers_share_bounds_the_threads(tmp_path: Path, limit: str, expec
     (tmp_path / "cpu.max").write_text(f"{limit}\n")
     found = usable_processors(tmp_path / "cpu.max")
 
-    assert found == min(expected, os.cpu_count() or 1)
+    assert found == min(expected, len(os.sched_getaffinity(0)))
 
 
 def test_without_a_limit_every_processor_is_usable(tmp_path: Path) -> None:

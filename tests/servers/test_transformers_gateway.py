@@ -39,7 +39,6 @@ def model(name: str, source: Path, *tasks: Task, **options: OptionValue) -> Mode
     )
 
 
-@pytest.mark.timeout(180)  # two processes import torch
 @pytest.mark.shows(
     route=["/v1/embeddings", "/v1/score", "/score"], engine="transformers", dialect="openai"
 )
@@ -64,7 +63,7 @@ async def test_fifty_mixed_requests_get_what_the_libraries_give(
     llama = ModelSpec("llama", "llamacpp", frozenset({Task.EMBEDDING}), source=source)
     async with (
         serve(embed, rank, llama, mib=4000) as running,
-        AsyncClient(base_url=running.url, timeout=50) as client,
+        AsyncClient(base_url=running.url, timeout=60) as client,
     ):
 
         async def embedded(given: object, expected: Any, **more: object) -> float:

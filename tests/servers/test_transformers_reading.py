@@ -60,7 +60,7 @@ async def loaded(folder: Path, tasks: tuple[str, ...], settings: Settings) -> Ap
 
     app = Application(["tiny", "gpt-4o"], [Duty(task) for task in tasks], settings)
     app.computing.start(lambda: load(str(folder), tasks[0], settings))
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while app.computing.model is None:
             await asyncio.sleep(0.01)
     return app

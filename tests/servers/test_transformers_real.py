@@ -50,7 +50,6 @@ def real_embedder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.timeout(120)  # a process imports torch
 async def test_a_real_models_vectors_are_those_of_its_library(
     serve: Any, real_embedder: Path, nothing_left: None, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -68,7 +67,7 @@ async def test_a_real_models_vectors_are_those_of_its_library(
     )
     async with (
         serve(spec, mib=4000) as running,
-        AsyncClient(base_url=running.url, timeout=50) as client,
+        AsyncClient(base_url=running.url, timeout=60) as client,
     ):
 
         async def off(given: object, expected: Any, **more: object) -> float:
@@ -95,7 +94,6 @@ async def test_a_real_models_vectors_are_those_of_its_library(
     assert max(*alone, *together) <= CLOSE
 
 
-@pytest.mark.timeout(60)
 def test_the_real_model_knows_what_is_alike(real_embedder: Path) -> None:
     from sentence_transformers import SentenceTransformer
 

@@ -112,7 +112,7 @@ class Person:
         return view
 
     async def until(self, model: str, state: str) -> dict[str, Any]:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (view := await self.view(model))["state"] != state:
                 await asyncio.sleep(0.02)
         return view
@@ -127,7 +127,7 @@ def person() -> Callable[[Running], AbstractAsyncContextManager[Person]]:
 
     @asynccontextmanager
     async def of(server: Running) -> Any:
-        async with httpx.AsyncClient(base_url=server.url, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=server.url, timeout=60) as http:
             yield Person(server, http)
 
     return of

@@ -30,11 +30,11 @@ async def test_an_engine_whose_cache_is_full_gets_company(
     spec = vllm("a", "--fake-tps", "10", mib=3000, replicas=Replicas(0, 2))
     config = Config(models=(spec,), devices=Devices(reserve_mib=100), scheduling=EAGER)
     probes: list[Probe] = [CpuProbe(), FakeGpuProbe(folder)]
-    asked = {"model": "a", "messages": [{"role": "user", "content": "go on"}], "max_tokens": 60}
+    asked = {"model": "a", "messages": [{"role": "user", "content": "go on"}], "max_tokens": 600}
     async with (
         running(config, tmp_path / "state", devices=probes) as server,
-        httpx.AsyncClient(base_url=server.url, timeout=30) as http,
-        asyncio.timeout(20),
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
+        asyncio.timeout(60),
     ):
         answer = asyncio.create_task(http.post("/v1/chat/completions", json=asked))
         while len(await _ready(http)) < 2:

@@ -17,14 +17,14 @@ pytestmark = pytest.mark.usefixtures("nothing_left")
 
 
 async def until(true: Callable[[], bool]) -> None:
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while not true():
             await asyncio.sleep(0.01)
 
 
 async def learned(server: Any, model: str) -> None:
     """Wait until the model's footprint is known to the scheduler."""
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(60):
         while not server.yard.loop.scheduler.models[model].footprints.known:
             await asyncio.sleep(0.02)
 

@@ -182,7 +182,7 @@ class Walk:
         for gpu in self.book.accounts():
             self.book.stranger(gpu.id, 0)
         await asyncio.gather(*self.clients, return_exceptions=True)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while self.restless or self.returning or not await self.is_seen():
                 await asyncio.sleep(0.02)
 
@@ -354,7 +354,7 @@ async def _walk(seed: int, vllm: Any, folder: Path, state: Path) -> AsyncIterato
     probes: list[Probe] = [FakeHostProbe(folder), FakeGpuProbe(folder)]
     async with (
         running(config, state, devices=probes) as server,
-        httpx.AsyncClient(base_url=server.url, timeout=30) as http,
+        httpx.AsyncClient(base_url=server.url, timeout=60) as http,
     ):
         names = [model.id for model in models]
         yield Walk(dice, book, server.yard.loop, http, names, fateful=seed % 2 == 1)

@@ -13,7 +13,7 @@ import pytest
 
 from modelyard.testing.fake_engine import duration
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 
 
 @dataclass

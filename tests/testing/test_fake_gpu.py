@@ -23,7 +23,7 @@ from modelyard.testing.fake_gpu import (
 )
 from modelyard.testing.fake_page import birth_of, mebibytes
 
-PATIENCE_S = 20.0
+PATIENCE_S = 60.0
 HOLD = """
 import sys
 from modelyard.testing.fake_books import Book

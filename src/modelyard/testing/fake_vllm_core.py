@@ -360,6 +360,16 @@ def _messages(wire: socket.socket) -> Iterator[bytes]:
         yield from wire.makefile("rb")
 
 
+def _end_with_a_worker(*_: object) -> None:
+    """End if a worker has; one that was stopped for a while sends the same signal."""
+    try:
+        ended = os.waitpid(-1, os.WNOHANG)[0]
+    except ChildProcessError:  # somebody else collected it
+        ended = 1
+    if ended:
+        os._exit(1)
+
+
 def _serve(wire: socket.socket, python: str) -> None:
     lines = _messages(wire)
     args = SimpleNamespace(**loads(next(lines)))
@@ -367,7 +377,7 @@ def _serve(wire: socket.socket, python: str) -> None:
     if book is None:
         raise RuntimeError("No CUDA GPUs are available: MODELYARD_FAKE_GPUS names no books")
     # A worker that dies takes the engine along, and be it while it starts.
-    signal.signal(signal.SIGCHLD, lambda *_: os._exit(1))
+    signal.signal(signal.SIGCHLD, _end_with_a_worker)
     core = EngineCore(args, book, python)
     for line in lines:
         reply = dumps(core.answer(loads(line))).encode() + b"\n"

@@ -33,7 +33,7 @@ WEATHER = tool(weather)
 
 
 def through_openai(url: str, chat: str, caller: str, embed: str) -> dict[str, object]:
-    known = {"base_url": f"{url}/v1", "api_key": "any", "max_retries": 0, "timeout": 30}
+    known = {"base_url": f"{url}/v1", "api_key": "any", "max_retries": 0, "timeout": 60}
     model = ChatOpenAI(model=chat, temperature=0, stream_usage=True, **known)
     called, answered = with_tool(ChatOpenAI(model=caller, **known))
     embeddings = OpenAIEmbeddings(model=embed, check_embedding_ctx_length=False, **known)

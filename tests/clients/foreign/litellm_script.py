@@ -22,7 +22,7 @@ RICE = ["The train leaves at noon.", "Rice is cooked in boiling water for fiftee
 
 
 def chats(provider: str, base: str, chat: str, caller: str) -> dict[str, object]:
-    known = {"api_base": base, "api_key": "any", "max_retries": 0, "timeout": 30}
+    known = {"api_base": base, "api_key": "any", "max_retries": 0, "timeout": 60}
     model = f"{provider}/{chat}"
     whole = litellm.completion(model=model, messages=QUESTION, temperature=0, **known)
     parts = list(
@@ -47,7 +47,7 @@ def chats(provider: str, base: str, chat: str, caller: str) -> dict[str, object]
 
 
 def answers(url: str, chat: str, caller: str, embed: str, rerank: str) -> dict[str, object]:
-    known = {"api_key": "any", "timeout": 30}
+    known = {"api_key": "any", "timeout": 60}
     vectors = litellm.embedding(
         model=f"openai/{embed}", input=TEXTS, api_base=f"{url}/v1", encoding_format="float", **known
     )

@@ -22,7 +22,7 @@ def weather(city: str) -> str:
 
 
 def answers(url: str, chat: str, caller: str, embed: str) -> dict[str, object]:
-    known = {"api_base": f"{url}/v1", "api_key": "any", "max_retries": 0, "timeout": 30.0}
+    known = {"api_base": f"{url}/v1", "api_key": "any", "max_retries": 0, "timeout": 60.0}
     model = OpenAILike(model=chat, is_chat_model=True, temperature=0, **known)
     asked = [ChatMessage(role="user", content=QUESTION)]
     whole = model.chat(asked)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from dataclasses import dataclass, field
 
-_SECONDS = 10.0
+_SECONDS = 60.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Conversation:
 async def converse(port: int, data: bytes, *, wanted: int, then: bytes = b"") -> Conversation:
     """Send `data`; read `wanted` answers, then send `then`, and read until the server closes.
 
-    A server that neither answers nor closes within ten seconds is told of in `trouble`.
+    A server that neither answers nor closes within a minute is told of in `trouble`.
     """
     heard = Conversation()
     reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=2**20)

@@ -6,7 +6,9 @@ import dataclasses
 
 from tests.core.test_scheduler import World, card, model
 
+from modelyard.core.costs import Step
 from modelyard.core.events import (
+    CostKnown,
     DevicesChanged,
     EngineNews,
     FootprintLearned,
@@ -60,6 +62,17 @@ def test_an_idle_model_makes_room_by_the_sleep_that_is_quickest_there_and_back()
     sleeps(world, "a")
     world.ready("c")
     assert ticket in world.granted
+
+
+def test_who_is_told_at_which_level_to_sleep_does_so_even_if_a_deeper_one_is_quicker() -> None:
+    world = world_of(sleeper("a"))
+    world.finish(world.up("a"))
+    for step in (Step.SLEEP_2, Step.WAKE_2):
+        world.tell(CostKnown("a", "gpu", "rtx 3090", step, 0.01))
+
+    world.tell(SleepWanted("a", 1))
+
+    assert world.scheduler.models["a"].first.life.level == 1
 
 
 def test_a_sleeper_counts_for_what_it_was_seen_to_keep() -> None:

@@ -68,18 +68,28 @@ def level_to_leave_to(
     replica: ReplicaState, left: Mapping[str, int], *, at_least: int = WEIGHTS_ON_HOST
 ) -> int:
     """How a replica leaves: the quickest there and back for which the host has room."""
+    return min(
+        _levels(replica, left, at_least),
+        key=lambda level: (down_s(replica, level) + return_s(replica, level), level),
+        default=STOP,
+    )
+
+
+def level_asked_for(replica: ReplicaState, left: Mapping[str, int], asked: int) -> int:
+    """How a replica leaves that is told to sleep at this level: so, or as little deeper as can be
+    if the host has no room."""
+    return min(_levels(replica, left, asked), default=STOP)
+
+
+def _levels(replica: ReplicaState, left: Mapping[str, int], at_least: int) -> list[int]:
+    """The levels at which it can sleep and for which the host has room."""
     if replica.state is not State.READY:
-        return STOP
-    levels = [
+        return []
+    return [
         level
         for level in replica.sleep_levels
         if level >= at_least and has_room_for(gives(replica, level), left)
     ]
-    return min(
-        levels,
-        key=lambda level: (down_s(replica, level) + return_s(replica, level), level),
-        default=STOP,
-    )
 
 
 def _seconds(replica: ReplicaState, step: Step) -> float:

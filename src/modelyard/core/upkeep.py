@@ -21,7 +21,7 @@ from modelyard.core.events import (
 )
 from modelyard.core.explain import why_waiting
 from modelyard.core.fleet import Fleet
-from modelyard.core.leaving import STOP, WEIGHTS_ON_HOST, level_to_leave_to
+from modelyard.core.leaving import STOP, level_asked_for, level_to_leave_to
 from modelyard.core.lifecycle import (
     State,
     StopAsked,
@@ -92,8 +92,8 @@ class Upkeep(Fleet):
         gpus = moves.gpus_of(self.devices)
         if not moves.moving_gpus(self._holders.values(), gpus).isdisjoint(replica.held_mib):
             return  # looked at again when that is over
-        level = level_to_leave_to(replica, self._left, at_least=asked or WEIGHTS_ON_HOST)
         if asked:
+            level = level_asked_for(replica, self._left, asked)
             replica.level_asked, slot.wanted_since = 0, None
             why, drain_s = "put to sleep by a person", limits.drain_timeout_s
             if level < STOP:
@@ -101,7 +101,9 @@ class Upkeep(Fleet):
             else:
                 but = "the host has no room" if replica.sleep_levels else "it cannot sleep there"
                 yield from self._stop(replica, f"{why}, and {but}", drain_s, now)
-        elif self._stop_after(replica) <= now:
+            return
+        level = level_to_leave_to(replica, self._left)
+        if self._stop_after(replica) <= now:
             yield from self._stop(replica, f"unused for {now - replica.last_used:.0f} s", None, now)
         elif level < STOP:
             yield from self._sleep(

@@ -1,8 +1,9 @@
-"""What one decision of the scheduler costs, by the number of models.
+"""What one decision of the scheduler costs, by load and by the number of models.
 
 Plays random arrivals, ends and changes of replicas on the real scheduler and prints the CPU time of
-its calls. `python bench/decisions.py --json` prints one object; `growth` is the mean time with the
-most models over that with the fewest.
+its calls; and that of the looks ahead among them, made while nobody waits without a place.
+`python bench/decisions.py --json` prints one object; `growth` is the mean time with the most models
+over that with the number before, where it is largest among the loads.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import json
 import random
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from typing import TypeVar
 
@@ -30,6 +31,7 @@ from modelyard.core.events import (
     TimerDue,
 )
 from modelyard.core.lifecycle import EngineEvent, EngineExited, EngineReady
+from modelyard.core.planning import Planner
 from modelyard.core.policy import Policy
 from modelyard.core.scheduler import Scheduler
 from modelyard.core.specs import Device, Limits, ModelSpec, Profile, Task
@@ -39,21 +41,37 @@ T = TypeVar("T")
 DEVICES = 8
 DEVICE_MIB = 76 * 1024
 SIZES_GIB = (8, 11, 15, 15, 24, 25, 25, 39, 41, 52, 62, 76)
-LOAD = 8.0
-"""Requests per second, over all models."""
+LOADS = (0.2, 0.6, 2.0, 8.0)
+"""Requests per second, over all models: almost nobody waits with the first, dozens of models wait
+with the last."""
 SERVICE_S, UP_S, DOWN_S = 4.0, 3.0, 1.0
+
+
+class Watched(Scheduler):
+    """A scheduler that notes what its looks ahead take."""
+
+    def __init__(self, policy: Policy, devices: list[Device]) -> None:
+        super().__init__(policy, devices)
+        self.looks: list[float] = []
+
+    def _foresee(self, planner: Planner, now: float) -> None:
+        before, began = self._looked_ahead, time.thread_time()
+        super()._foresee(planner, now)
+        if self._looked_ahead != before:
+            self.looks.append(time.thread_time() - began)
 
 
 class Played:
     """A scheduler, its engines and its clients on a virtual clock."""
 
-    def __init__(self, models: int, seed: int) -> None:
+    def __init__(self, models: int, load: float, seed: int) -> None:
         self.dice = random.Random(seed)
+        self._load = load
         devices = [
             Device(f"gpu{n}", "Bench GPU", DEVICE_MIB, DEVICE_MIB, "nvidia", n)
             for n in range(DEVICES)
         ]
-        self.scheduler = Scheduler(Policy(), [*devices, Device("cpu", "cpu", 1 << 20, 1 << 20)])
+        self.scheduler = Watched(Policy(), [*devices, Device("cpu", "cpu", 1 << 20, 1 << 20)])
         self.spent: list[float] = []
         self.now = 0.0
         self._heap: list[tuple[float, int, object]] = []
@@ -75,7 +93,7 @@ class Played:
     def play(self, requests: int) -> None:
         """So many arrivals, and what follows from them until the last has come."""
         for _ in range(requests):
-            arrives = self.now + self.dice.expovariate(LOAD)
+            arrives = self.now + self.dice.expovariate(self._load)
             self._until(arrives)
             self.now = arrives
             (model,) = self.dice.choices(self.names, self.weights)
@@ -153,26 +171,31 @@ class Played:
         heapq.heappush(self._heap, (self.now + seconds, next(self._count), what))
 
 
-def measure(models: int, requests: int) -> dict[str, float]:
-    """Microseconds of one decision."""
-    played = Played(models, seed=1)
+def measure(models: int, load: float, requests: int) -> dict[str, float]:
+    """Microseconds of one decision, and of one look ahead."""
+    played = Played(models, load, seed=1)
     played.play(requests // 4)
     played.spent.clear()
+    played.scheduler.looks.clear()
     played.play(requests)
-    spent = sorted(1e6 * seconds for seconds in played.spent)
+    looks = played.scheduler.looks
     return {
+        "load": load,
         "models": models,
-        "decisions": len(spent),
-        "mean_us": sum(spent) / len(spent),
-        "p50_us": spent[len(spent) // 2],
-        "p90_us": spent[int(len(spent) * 0.9)],
-        "p99_us": spent[int(len(spent) * 0.99)],
+        "decisions": len(played.spent),
+        **_microseconds(played.spent, ""),
+        "looks": len(looks),
+        **_microseconds(looks or [0.0], "look_"),
     }
 
 
-def rows(sizes: list[int], requests: int) -> Iterator[dict[str, float]]:
-    for models in sizes:
-        yield measure(models, requests)
+def _microseconds(seconds: list[float], prefix: str) -> dict[str, float]:
+    spent = sorted(1e6 * each for each in seconds)
+    return {
+        f"{prefix}mean_us": sum(spent) / len(spent),
+        f"{prefix}p50_us": spent[len(spent) // 2],
+        f"{prefix}p99_us": spent[int(len(spent) * 0.99)],
+    }
 
 
 def main() -> int:
@@ -180,16 +203,22 @@ def main() -> int:
     parser = argparse.ArgumentParser(description="What one decision of the scheduler costs.")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--models", type=int, nargs="+", default=[10, 100, 1000])
+    parser.add_argument("--loads", type=float, nargs="+", default=LOADS)
     parser.add_argument("--requests", type=int, default=2000)
     args = parser.parse_args()
-    found = list(rows(args.models, args.requests))
+    found = [
+        [measure(models, load, args.requests) for models in args.models] for load in args.loads
+    ]
     if args.json:
-        growth = found[-1]["mean_us"] / found[0]["mean_us"]
-        json.dump({"devices": DEVICES, "growth": growth, "rows": found}, sys.stdout, indent=1)
+        pairs = [(by_models[-2:][0], by_models[-1]) for by_models in found]
+        growth = max(last["mean_us"] / before["mean_us"] for before, last in pairs)
+        rows = list(itertools.chain.from_iterable(found))
+        json.dump({"devices": DEVICES, "growth": growth, "rows": rows}, sys.stdout, indent=1)
         print()
         return 0
-    for row in found:
-        print("  ".join(f"{key} {value:8.1f}" for key, value in row.items()))
+    print("".join(f"{key:>13}" for key in found[0][0]))
+    for row in itertools.chain.from_iterable(found):
+        print("".join(f"{value:13.5g}" for value in row.values()))
     return 0
 
 

@@ -219,7 +219,8 @@ class SchedulingSection(Section):
     )
     rate_memory_s: PositiveDuration = Field(
         _SCHEDULING.rate_memory_s,
-        description="How long a request counts when it is told how often a model is asked.",
+        description="How long a request counts when it is told how often a model is asked; for "
+        "half of that, eight times as long.",
     )
     prefetch: Boolean = Field(
         _SCHEDULING.prefetch,

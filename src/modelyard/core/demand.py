@@ -4,6 +4,8 @@ Laws of this file:
 - Everything is counted at arrivals, begins and ends of requests, in constant time; nothing is kept
   of a single request.
 - What is long past counts less: a count `c` is worth `c * exp(-age / memory)`.
+- A rate is the mean of one that remembers so long and one that remembers LONGER times as long: the
+  first knows who is asked now, the second tells those apart that are asked seldom.
 - The mean time of service follows from Little's law: the time integral of the requests in flight,
   over the requests that ended. No request has to be timed for it.
 """
@@ -13,6 +15,7 @@ from __future__ import annotations
 import math
 from collections import deque
 
+LONGER = 8.0
 RECENT = 200
 """Waits from which the usual wait is told."""
 MOST = 0.9
@@ -66,13 +69,24 @@ class Pace:
 class Demand:
     """How often one model is asked and how long it works on a request."""
 
-    __slots__ = ("_at", "_count", "_load", "_memory_s", "_pace", "area", "ended", "in_flight")
+    __slots__ = (
+        "_at",
+        "_count",
+        "_load",
+        "_long_count",
+        "_memory_s",
+        "_pace",
+        "area",
+        "ended",
+        "in_flight",
+    )
 
     def __init__(self, pace: Pace, memory_s: float) -> None:
         self._pace = pace
         self._memory_s = memory_s
         self._at = -math.inf
         self._count = 0.0
+        self._long_count = 0.0
         self._load = 0.0
         self.area = 0.0
         self.ended = 0.0
@@ -82,11 +96,13 @@ class Demand:
         """A request came."""
         self._advance(now)
         self._count += 1.0
+        self._long_count += 1.0
 
     def served_at_once(self, now: float) -> None:
         """A request came and the engine got it."""
         self._advance(now)
         self._count += 1.0
+        self._long_count += 1.0
         self.in_flight += 1
 
     def begun(self, now: float) -> None:
@@ -111,12 +127,19 @@ class Demand:
 
     def rate(self, now: float) -> float:
         """Requests per second of late."""
-        return self._count * self._fade(now) / self._memory_s
+        age = (self._at - now) / self._memory_s
+        count, long_count = self._count * math.exp(age), self._long_count * math.exp(age / LONGER)
+        return 0.5 * (count + long_count / LONGER) / self._memory_s
 
     def load(self, now: float) -> float:
         """Requests in flight, on average of late."""
         fade = self._fade(now)
         return self._load * fade + self.in_flight * (1.0 - fade)
+
+    @property
+    def changed_at(self) -> float:
+        """When a request last came, began or ended."""
+        return self._at
 
     @property
     def service_s(self) -> float:
@@ -127,6 +150,7 @@ class Demand:
         """Begin with what was learned before a restart."""
         self._advance(now)
         self._count = max(self._count, rate * self._memory_s)
+        self._long_count = max(self._long_count, rate * self._memory_s * LONGER)
         if not self.ended:
             self.ended = min(ended, BELIEF * 10)
             self.area = self.ended * service_s
@@ -140,6 +164,7 @@ class Demand:
             return
         fade = math.exp(-past / self._memory_s)
         self._count *= fade
+        self._long_count *= math.exp(-past / self._memory_s / LONGER)
         self._load = self._load * fade + self.in_flight * (1.0 - fade)
         if self.in_flight:
             work = self.in_flight * past

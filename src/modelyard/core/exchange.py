@@ -29,6 +29,8 @@ DRAIN = 0.7
 one: the longest of n random times grows like that."""
 PLACES = 16
 """Requests that an engine without a bound is taken to serve well at once."""
+SURPLUS = 0.3
+"""What a MiB beyond the need counts for beside one that is needed: somebody else will need it."""
 FULL = 0.9
 """Utilisation above which the formula of waiting times is not believed."""
 SOONEST_S, LATEST_S = 0.25, 5.0
@@ -95,7 +97,8 @@ class Verdict:
 
 def weight(slot: ModelState) -> float:
     """How much a second of waiting for the model counts."""
-    return float(2.0 ** max(-MOST_STEPS, min(MOST_STEPS, slot.spec.priority)))
+    steps = slot.spec.priority
+    return float(2.0 ** max(-MOST_STEPS, min(MOST_STEPS, steps))) if steps else 1.0
 
 
 class Market:
@@ -128,6 +131,13 @@ class Market:
         offers = self._cheapest(newcomer)
         return None if offers is None else self._weigh(newcomer, offers)
 
+    def idle_ones(self, slot: ModelState, choice: Placement) -> list[Offer] | None:
+        """The least missed of those who are idle there and give the model room; None if all
+        together are not enough."""
+        missing = self._missing(choice)
+        idle = [offer for offer in self._offers(slot, missing) if not offer.is_busy]
+        return self._fewest(idle, missing)
+
     # ----------------------------------------------------------------------------------- who leaves
 
     def _cheapest(self, newcomer: Newcomer) -> list[Offer] | None:
@@ -135,10 +145,14 @@ class Market:
 
         None if all together are not enough.
         """
-        need = newcomer.choice.claims_mib
-        missing = {d: mib - self._soon.get(d, 0) for d, mib in need.items()}
-        missing = {device: mib for device, mib in missing.items() if mib > 0}
-        offers = self._offers(newcomer.slot, missing)
+        missing = self._missing(newcomer.choice)
+        return self._fewest(self._offers(newcomer.slot, missing), missing)
+
+    def _missing(self, choice: Placement) -> dict[str, int]:
+        lacks = {d: mib - self._soon.get(d, 0) for d, mib in choice.claims_mib.items()}
+        return {device: mib for device, mib in lacks.items() if mib > 0}
+
+    def _fewest(self, offers: Sequence[Offer], missing: Mapping[str, int]) -> list[Offer] | None:
         ranked = sorted(offers, key=lambda offer: _rank(offer, missing))
         for deep in DEEPER:
             if deep > 1:
@@ -249,7 +263,10 @@ class Market:
 def _rank(offer: Offer, missing: Mapping[str, int]) -> tuple[bool, float, float, str]:
     """Idle ones first, then by what each MiB that helps costs; then the longest unused."""
     replica = offer.replica
-    helps = sum(min(mib, missing.get(device, 0)) for device, mib in replica.held_mib.items())
+    helps = 0.0
+    for device, mib in missing.items():
+        held = replica.held_mib.get(device, 0)
+        helps += min(held, mib) + SURPLUS * max(0, held - mib)
     return (offer.is_busy, offer.missed / max(1, helps), replica.last_used, replica.key)
 
 

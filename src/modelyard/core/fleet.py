@@ -29,6 +29,7 @@ from modelyard.core.events import (
     WakeEngine,
 )
 from modelyard.core.foresight import Foresight
+from modelyard.core.leavers import Leavers
 from modelyard.core.leaving import STOP
 from modelyard.core.lifecycle import (
     Action,
@@ -49,7 +50,7 @@ from modelyard.core.state import GOING, ModelState, ReplicaState
 
 PLAN = ""
 """The alarm that is no model's: somebody who waits has to be looked at again."""
-LOOK_EVERY_S = 1.0
+LOOK_EVERY_S = 2.0
 """How often it is looked ahead at most: it costs more than other decisions, and can wait."""
 ROUNDS = 3
 """Plans made at one moment: what one of them opens may let others go on."""
@@ -87,6 +88,8 @@ class Fleet:
         self._looked_ahead = -math.inf
         self._look_ahead_at = math.inf
         """When there may be something to do for those who have not come yet."""
+        self._leavers = Leavers()
+        """Who would leave for those who are away, as it was at the last look ahead."""
         self._closing = False
 
     def outlook(self, model: str, now: float) -> Outlook:
@@ -190,7 +193,8 @@ class Fleet:
         if now < self._looked_ahead + LOOK_EVERY_S:
             self._look_ahead_at = self._looked_ahead + LOOK_EVERY_S
             return
-        ahead = Foresight(planner, self.policy, self.models.values(), self._left, now)
+        models = self.models.values()
+        ahead = Foresight(planner, self.policy, models, self._left, self._leavers, now)
         self._looked_ahead, self._look_ahead_at = now, ahead.look()
 
     def _look_ahead(self, at: float) -> None:

@@ -6,33 +6,34 @@ Laws of this file:
 - Nobody comes but into memory that nobody needs, and only if that is worth a multiple of the
   memory free, so that what leaves ahead does not come back at once.
 - Both sides are counted as everywhere: requests per second times seconds that they wait. Rates fade
-  alike, so by time alone no decision changes; what changes one is that somebody asks.
+  nearly alike, so by time alone hardly a decision changes; what changes one is that somebody asks.
 - Requests are taken to come at their rate, at any moment: neither gaps that were seen before nor
   who asked last told more about who comes next, on any of the traces in `bench/traces`.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from itertools import islice
 from typing import NamedTuple
 
 from modelyard.core.exchange import Offer, weight
+from modelyard.core.leavers import Leavers
 from modelyard.core.leaving import WEIGHTS_ON_HOST, gives, has_room_for, residue, return_s
 from modelyard.core.lifecycle import State
 from modelyard.core.planning import Planner, next_replica
 from modelyard.core.policy import Policy
 from modelyard.core.specs import HOST_DEVICE, Placement
-from modelyard.core.state import ModelState, ReplicaState
+from modelyard.core.state import ModelState, ReplicaState, is_serving
 
-LOOKED_AT = 12
+LOOKED_AT = 8
 """Models that are away and of which most is asked, for which room is made."""
 RETURNS = 4
 """Models that are looked at for a return."""
 WORTH = 4.0
 """How many times what others lose by it a return has to save."""
-TWICE = 2.0
+SURELY = 1.4
 """How many times what it is missed an early leaving has to save: rates are guesses."""
 DEEP = 2
 """The level of sleep at which the host keeps nothing."""
@@ -47,7 +48,8 @@ class _Away(NamedTuple):
     """Requests per second, times their weight."""
     model: str
     replica: ReplicaState
-    ways: list[Placement]
+    room: list[Placement]
+    """Where it finds room when all who go are gone."""
 
 
 class Foresight:
@@ -59,8 +61,11 @@ class Foresight:
         policy: Policy,
         models: Collection[ModelState],
         left_mib: Mapping[str, int],
+        leavers: Leavers,
         now: float,
     ) -> None:
+        self._leavers = leavers
+        planner.see_leavers(leavers)
         self._planner = planner
         self._policy = policy
         self._models = models
@@ -77,19 +82,23 @@ class Foresight:
         return look_at
 
     def _those_away(self) -> list[_Away]:
-        found = []
-        for slot in self._models:
-            if slot.wanted or slot.removed or slot.spec.id in self._planner.plan.placed:
-                continue
-            rate = slot.demand.rate(self._now)
-            if rate > LEAST_RATE and not slot.serving:
+        here = {replica.model for replica in self._planner.holders if is_serving(replica)}
+        asked = [
+            (weight(slot) * slot.demand.rate(self._now), slot.spec.id, slot)
+            for slot in self._models
+            if slot not in here
+        ]
+        asked = [each for each in asked if each[0] > LEAST_RATE]
+        asked.sort(reverse=True)
+        return [*islice(self._comers(asked), LOOKED_AT)]
+
+    def _comers(self, asked: Iterable[tuple[float, str, ModelState]]) -> Iterator[_Away]:
+        placed = self._planner.plan.placed
+        for rate, model, slot in asked:
+            if not slot.wanted and not slot.removed and model not in placed:
                 replica = next_replica(slot, self._now)
                 if replica is not None:
-                    found.append((weight(slot) * rate, slot.spec.id, replica))
-        return [
-            _Away(*each, self._planner.ways_of(each[2]))
-            for each in heapq.nlargest(LOOKED_AT, found)
-        ]
+                    yield _Away(rate, model, replica, self._planner.room_for(replica))
 
     # ---------------------------------------------------------------------------------------- room
 
@@ -102,15 +111,15 @@ class Foresight:
         offers: dict[str, Offer] = {}
         look_at = math.inf
         for away in self._away:
-            if self._planner.fits(away.ways):
+            if away.room:
                 continue
-            for offer in self._planner.would_leave(away.replica):
+            for offer in self._planner.would_leave(away.replica, self._leavers):
                 key = offer.replica.key
                 saved[key] = saved.get(key, 0.0) + away.asked * offer.down_s
                 offers[key] = offer
         for key in sorted(saved, key=lambda key: (_missed(offers[key]) - saved[key], key)):
             offer = offers[key]
-            if saved[key] <= TWICE * _missed(offer) or not _may_go(offer):
+            if saved[key] <= SURELY * _missed(offer) or not _may_go(offer):
                 continue
             unused_at = offer.replica.last_used + self._policy.make_room_after_s
             if unused_at <= self._now:
@@ -124,9 +133,10 @@ class Foresight:
     def _bring_back(self) -> None:
         """Let the one come back, of those who had to leave, whom it pays most to have."""
         left = [away for away in self._away if self._had_to_leave(away.replica)]
-        for away in sorted(left, key=lambda away: (-self._saves(away), away.model))[:RETURNS]:
-            place = self._planner.free_place(away.replica)
-            if place is not None and self._saves(away) > WORTH * self._loses(away, place):
+        best = sorted((-self._saves(away), away.model, away) for away in left)[:RETURNS]
+        for saves, _, away in best:
+            place = self._planner.free_place(away.replica) if away.room else None
+            if place is not None and -saves > WORTH * self._loses(away, place):
                 self._planner.come(away.replica, place)
                 return
 
@@ -135,20 +145,15 @@ class Foresight:
     def _sink(self) -> None:
         """Let the sleeper that is asked for least sleep deeper, if one in use needs its place on
         the host more: without that it could not sleep lightly itself when it has to leave."""
-        homeless = [
-            replica
-            for slot in self._models
-            for replica in slot.replicas
-            if replica.state is State.READY and self._lacks_host(replica)
-        ]
+        holders = self._planner.holders
+        homeless = [r for r in holders if r.state is State.READY and self._lacks_host(r)]
         if not homeless:
             return
         hottest = max(self._light_s(replica) for replica in homeless)
         sleepers = [
             (self._light_s(replica), replica.key, replica)
-            for slot in self._models
-            for replica in slot.replicas
-            if _sleeps_lightly(replica) and not slot.wanted and not replica.promised_to
+            for replica in holders
+            if _sleeps_lightly(replica) and not replica.model.wanted and not replica.promised_to
         ]
         for saves, _, sleeper in sorted(sleepers)[:RETURNS]:
             if hottest > WORTH * saves and self._planner.deepen(sleeper, DEEP):
@@ -185,9 +190,7 @@ class Foresight:
         return down_s * sum(
             each.asked
             for each in self._away
-            if each is not comer
-            and self._planner.fits(each.ways)
-            and not self._planner.fits(each.ways, beside=place)
+            if each is not comer and each.room and not self._planner.fits_beside(each.room, place)
         )
 
 

@@ -67,6 +67,11 @@ class Moves:
         """Devices kept free of newcomers for the one who waits longest."""
         self._market = exchange.Market(holders, policy, pace, now, self._soon)
 
+    @property
+    def holders(self) -> Sequence[ReplicaState]:
+        """The replicas that have a place."""
+        return self._holders
+
     def _reserve(
         self, replica: ReplicaState, chosen: Placement, leaving: Sequence[Offer] = ()
     ) -> None:

@@ -21,6 +21,7 @@ from itertools import chain
 from modelyard.core import exchange, placement
 from modelyard.core.demand import Pace
 from modelyard.core.exchange import Newcomer, Offer
+from modelyard.core.leavers import Leavers, Price
 from modelyard.core.leaving import gives
 from modelyard.core.lifecycle import State
 from modelyard.core.moves import Moves
@@ -86,6 +87,7 @@ class Planner(Moves):
         """`left_mib` is what no replica counts for, by device."""
         super().__init__(holders, left_mib, devices, policy, pace, now)
         self._aged_after_s = aged_after_s(policy, pace)
+        self._pace = pace
 
     # ------------------------------------------------------------------------------- reservations
 
@@ -270,16 +272,19 @@ class Planner(Moves):
 
     # --------------------------------------------------------------------------- while nobody waits
 
-    def ways_of(self, replica: ReplicaState) -> list[Placement]:
-        """Every way to bring it up, profiles in order of preference."""
-        return [*chain.from_iterable(self._profiles(replica))]
+    def room_for(self, replica: ReplicaState) -> list[Placement]:
+        """The places where it finds room when all who go are gone."""
+        return [
+            choice
+            for choices in self._profiles(replica)
+            for choice in choices
+            if placement.fits(choice.claims_mib, self._soon)
+        ]
 
-    def fits(self, choices: Iterable[Placement], beside: Placement | None = None) -> bool:
-        """Whether one of them finds room when all who go are gone, `beside` one more."""
-        soon = self._soon
-        if beside is not None:
-            soon = dict(soon)
-            placement.take(soon, beside.claims_mib)
+    def fits_beside(self, choices: Iterable[Placement], other: Placement) -> bool:
+        """Whether one of the places, which are free, still is when the other one is taken."""
+        soon = dict(self._soon)
+        placement.take(soon, other.claims_mib)
         return any(placement.fits(choice.claims_mib, soon) for choice in choices)
 
     def free_place(self, replica: ReplicaState) -> Placement | None:
@@ -300,14 +305,27 @@ class Planner(Moves):
         """Bring it up into memory that is free."""
         self._reserve(replica, chosen)
 
-    def would_leave(self, replica: ReplicaState) -> Sequence[Offer]:
+    def see_leavers(self, leavers: Leavers) -> None:
+        """Have the leavers look at this round."""
+        leavers.see(self._market, self._holders, self._soon, self._times, self._now)
+
+    def would_leave(self, replica: ReplicaState, leavers: Leavers) -> Sequence[Offer]:
         """Who would leave if somebody asked for it now; nobody if that needs models in use."""
+        slot, moving, closed = replica.model, self._moving, self._closed
         for choices in self._profiles(replica):
-            verdicts = self._judged(replica, choices, _ASKED_ONCE)
-            idle = [verdict for verdict in verdicts if not verdict.drains]
-            if idle:
-                return min(idle, key=lambda verdict: verdict.cost).offers
+            best: Price | None = None
+            for choice in choices:
+                claims = choice.claims_mib
+                if moving.isdisjoint(claims) and closed.isdisjoint(claims):
+                    price = leavers.price(slot, choice)
+                    if price is not None and (best is None or price.cost < best.cost):
+                        best = price
+            if best is not None:
+                return best.offers
         return ()
+
+    def _times(self, slot: ModelState, choice: Placement) -> tuple[float, float]:
+        return self._up_s(slot, choice), self._pace.service_s + self._down_s(slot)
 
     def leave_ahead(self, offer: Offer) -> bool:
         """Have an idle one give its memory back before it is needed, unless memory moves there."""
@@ -351,10 +369,6 @@ class _Asks:
     asked: int
     waited_s: float
     oldest_s: float
-
-
-_ASKED_ONCE = _Asks(1, 0.0, 0.0)
-"""Somebody who would come now."""
 
 
 def _asked(slot: ModelState) -> int:

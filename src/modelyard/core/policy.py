@@ -25,7 +25,8 @@ class Policy:
     reserve_factor: float = 2.0
     """Past this many age bounds the oldest model has a place kept free of newcomers."""
     rate_memory_s: float = 600.0
-    """How long arrivals count when the rate of a model is told."""
+    """How long arrivals count when the rate of a model is told; for half of it, eight times as
+    long."""
     prefetch: bool = True
     """Models that had to leave come back into memory that nobody needs."""
     make_room: bool = True

@@ -224,11 +224,7 @@ class ModelState:
     @property
     def serving(self) -> list[ReplicaState]:
         """The replicas that take requests, or will without anybody's decision."""
-        return [
-            each
-            for each in self.replicas
-            if (each.state is State.READY and not each.promised_to) or each.state in COMING
-        ]
+        return [replica for replica in self.replicas if is_serving(replica)]
 
     @property
     def sleep_levels(self) -> list[int]:
@@ -241,6 +237,12 @@ class ModelState:
             if replica.life.run == run:
                 return replica
         return None
+
+
+def is_serving(replica: ReplicaState) -> bool:
+    """Whether it takes requests, or will without anybody's decision."""
+    state = replica.life.state
+    return (state is State.READY and not replica.promised_to) or state in COMING
 
 
 def total(needs: Iterable[Need]) -> dict[str, int]:

@@ -7,7 +7,7 @@ NODE := tests/clients/node/node_modules/.package-lock.json
 
 COMPILED := build/compiled
 
-.PHONY: setup demo test test-vllm test-compiled check bench bench-compiled bench-scheduler fmt demo-models clean
+.PHONY: setup demo test test-vllm test-compiled check compiled bench bench-compiled bench-scheduler fmt demo-models clean
 
 setup: $(STAMP)
 
@@ -46,7 +46,9 @@ $(VENV)-vllm/.ready: tests/vllm/constraints.txt
 	$(VENV)-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
-# The hot path compiled to C by mypyc, as HATCH_BUILD_HOOK_ENABLE_MYPYC=1 installs it. Needs a C compiler.
+# A wheel in build/wheel with the hot path compiled to C by mypyc. Needs a C compiler.
+compiled: $(COMPILED)/.ready
+
 $(COMPILED)/.ready: setup pyproject.toml $(wildcard src/modelyard/*/*.py)
 	rm -rf build/tree build/wheel $(COMPILED)
 	mkdir -p build/tree

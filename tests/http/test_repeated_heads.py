@@ -125,3 +125,22 @@ async def test_a_client_that_leaves_within_a_repeated_body_leaves_nothing(serve:
         record = server.yard.gateway.records.newest(1)[0]
 
     assert (record.status, record.error) == (499, "client_left")
+
+
+@pytest.mark.parametrize("cut", [0, 9], ids=["in one part", "in two"])
+async def test_a_fault_of_ours_on_a_repeated_head_is_told(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch, cut: int
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("a bug")
+
+    async with serve(fake_model("m", "--tokens", "4")) as server, connected(server) as client:
+        await client.send(ask("a"))
+        assert await client.answer() == (200, "a")
+        monkeypatch.setattr(server.yard.loop, "lease", fail)
+        data = ask("b")
+        await client.send(data[: len(data) - cut], data[len(data) - cut :])
+        told = await client.answer()
+        held = server.yard.gateway.active
+
+    assert (told, held) == ((500, "internal_error"), set())

@@ -183,9 +183,13 @@ class GatewayProtocol(HttpToolsProtocol):
             if self._tunnel is not None:
                 self._tunnel.receive(data)
             return
-        if self._left:
-            data = self._read_on(data)
-        elif self._known is not None and self._read_known(self._known, data):
+        try:
+            if self._left:
+                data = self._read_on(data)
+            elif self._known is not None and self._read_known(self._known, data):
+                return
+        except Exception as error:  # the parser would have caught it for us
+            self._broken(error)
             return
         self._fed = b"" if self._in_head or self._is_unread else data
         while data:
@@ -260,16 +264,20 @@ class GatewayProtocol(HttpToolsProtocol):
             if isinstance(cause, ModelyardError):
                 self._refuse(cause)
                 return
-            log.error("a request broke the gateway", exc_info=cause)
-            failed = ModelyardError("the server failed on this request")
-            cycle = self.cycle
-            if cycle is None or isinstance(cycle, RequestResponseCycle) or cycle.response_complete:
-                self._refuse(failed)
-            else:  # whatever it was doing is over
-                self._is_deaf = True
-                cycle.reject(failed)
+            self._broken(cause)
             return
         self._refuse(InvalidRequest(f"this is not HTTP as RFC 9112 has it: {error}"))
+
+    def _broken(self, cause: BaseException) -> None:
+        """A fault of ours on a request: it is answered as well as it still can be."""
+        log.error("a request broke the gateway", exc_info=cause)
+        failed = ModelyardError("the server failed on this request")
+        cycle = self.cycle
+        if cycle is None or isinstance(cycle, RequestResponseCycle) or cycle.response_complete:
+            self._refuse(failed)
+        else:  # whatever it was doing is over
+            self._is_deaf = True
+            cycle.reject(failed)
 
     def _too_much(self) -> None:
         """More came than a body explains; all but the framing of small chunks is refused."""

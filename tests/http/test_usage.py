@@ -64,9 +64,10 @@ def test_a_stream_whose_client_asked_passes_untouched(cuts: list[int]) -> None:
 
 def test_parts_count_what_a_cut_stream_has_sent() -> None:
     seen = record()
-    StreamTap(seen, hides=True).feed(events(CHUNKS[:2])[: -len("data: [DONE]\n\n")])
+    tap = StreamTap(seen, hides=True)
+    tap.feed(events(CHUNKS[:2])[: -len("data: [DONE]\n\n")])
 
-    assert seen.parts == 2
+    assert tap.events == 2
     assert not seen.completion_tokens
 
 

@@ -15,7 +15,8 @@ Laws of this file:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from math import gcd
+from typing import Final
 
 NS: Final = 1_000_000_000
 """Nanoseconds in a second."""
@@ -53,15 +54,30 @@ class Quota:
         return not (self.requests is None and self.tokens is None and self.concurrency is None)
 
 
-class Balance(NamedTuple):
-    """How one limit stands."""
+class Balance:
+    """How one limit stands.
 
-    limit: str
-    """`requests` or `tokens`."""
-    amount: int
-    left: int
-    reset_ns: int
-    """Time until all of it is there again, if nothing more is used."""
+    Two are made for each answer: a plain class is made faster than a tuple with names.
+    """
+
+    __slots__ = ("amount", "left", "limit", "reset_ns")
+
+    def __init__(self, limit: str, amount: int, left: int, reset_ns: int) -> None:
+        self.limit = limit
+        """`requests` or `tokens`."""
+        self.amount = amount
+        self.left = left
+        self.reset_ns = reset_ns
+        """Time until all of it is there again, if nothing more is used."""
+
+    def __repr__(self) -> str:
+        return f"Balance({self.limit!r}, {self.amount}, {self.left}, {self.reset_ns})"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Balance) and repr(self) == repr(other)
+
+    def __hash__(self) -> int:
+        return hash(repr(self))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,15 +92,19 @@ class Refusal:
 class Bucket:
     """A token bucket.
 
-    Its whole state is one moment: when it will be full again. The moment is kept in units of
-    1/amount ns, in which one thing taken costs exactly `per_s * NS`.
+    Its whole state is one moment: when it will be full again. The moment is kept in units so small
+    that one thing taken costs a whole number of them, and no smaller, so that for usual rates they
+    stay machine words.
     """
 
-    __slots__ = ("_cost", "_full_at", "_room", "rate")
+    __slots__ = ("_cost", "_full_at", "_room", "_units", "rate")
 
     def __init__(self, rate: Rate) -> None:
         self.rate = rate
-        self._cost = rate.per_s * NS
+        common = gcd(rate.amount, rate.per_s * NS)
+        self._units = rate.amount // common
+        """Units of a nanosecond."""
+        self._cost = rate.per_s * NS // common
         self._room = rate.amount * self._cost
         self._full_at = 0
 
@@ -97,7 +117,7 @@ class Bucket:
 
     def has(self, count: int, now: int) -> bool:
         """Whether `count` can be taken at once."""
-        moment = now * self.rate.amount
+        moment = now * self._units
         if self._full_at <= moment:
             return count <= self.rate.amount
         return self._full_at + count * self._cost <= moment + self._room
@@ -109,28 +129,30 @@ class Bucket:
         to pay off what is too much.
         """
         missing = self._debt(now) + count * self._cost - self._room
-        return max(0, -(-missing // self.rate.amount))
+        return max(0, -(-missing // self._units))
 
     def take(self, count: int, now: int) -> None:
         """Take `count`, whether they are there or not: what is not is a debt."""
-        moment = now * self.rate.amount
-        self._full_at = max(self._full_at, moment) + count * self._cost
+        moment = now * self._units
+        full_at = self._full_at if self._full_at > moment else moment
+        self._full_at = full_at + count * self._cost
 
     def reset_ns(self, now: int) -> int:
         """How long until the bucket is full."""
-        return -(-self._debt(now) // self.rate.amount)
+        return -(-self._debt(now) // self._units)
 
     def balance(self, limit: str, held: int, now: int) -> Balance:
         """How it stands, if `held` of what is left is promised."""
         amount = self.rate.amount
-        debt = self._full_at - now * amount
+        debt = self._full_at - now * self._units
         if debt <= 0:
-            return Balance(limit, amount, max(0, amount - held), 0)
+            left = amount - held
+            return Balance(limit, amount, left if left > 0 else 0, 0)
         left = (self._room - debt) // self._cost - held
-        return Balance(limit, amount, max(0, left), -(-debt // amount))
+        return Balance(limit, amount, left if left > 0 else 0, -(-debt // self._units))
 
     def _debt(self, now: int) -> int:
-        return max(0, self._full_at - now * self.rate.amount)
+        return max(0, self._full_at - now * self._units)
 
 
 class Allowance:
@@ -166,7 +188,9 @@ class Allowance:
             return Refusal("requests", self._requests.wait_ns(1, now) / NS)
         held = 0
         if self._tokens is not None:
-            held = min(self.estimate(body_bytes), self._tokens.rate.amount)
+            amount = self._tokens.rate.amount
+            held = self.estimate(body_bytes)
+            held = held if held < amount else amount
             if not self._tokens.has(held + self._held, now):
                 return Refusal("tokens", self._tokens.wait_ns(held + self._held, now) / NS)
             self._held += held
@@ -205,4 +229,6 @@ class Allowance:
 
 
 def _sane(tokens: int) -> int:
-    return min(max(tokens, 0), MOST_TOKENS)
+    if 0 <= tokens <= MOST_TOKENS:
+        return tokens
+    return 0 if tokens < 0 else MOST_TOKENS

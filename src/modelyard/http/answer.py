@@ -2,7 +2,7 @@
 
 Laws of this file:
 - The client's framing is ours: what the engine sent as framing, hop-by-hop or CORS headers, stays
-  behind.
+  behind. A chunk that came to the byte as we write it is not written anew.
 - The head waits for the first part of the body and is written together with it. Until then an
   answer can be forgotten and another one begun.
 - A body without a known length is chunked, and ends with the connection for HTTP/1.0.
@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from modelyard.runtime.framing import AnswerHead, as_lines
+from modelyard.runtime.framing import AnswerHead, as_chunk, as_lines
 from modelyard.runtime.upstream import Headers
 
 NOT_RETURNED = frozenset(
@@ -27,6 +27,7 @@ NOT_RETURNED = frozenset(
 
 
 EVENT_STREAM = b"text/event-stream"
+EVENT_END = b"\n\n"
 
 
 def kept_of(headers: Headers) -> Headers:
@@ -93,7 +94,7 @@ class Answer:
             self.has_body = True
             self.bytes_out += len(body)
             if self._chunked:
-                body = b"%x\r\n%b\r\n" % (len(body), body)
+                body = as_chunk(body)
         if complete and self._chunked:
             body += b"0\r\n\r\n"
         if self._head:
@@ -102,6 +103,17 @@ class Answer:
             self._head = b""
         if body:
             self._write(body)
+
+    @property
+    def may_pass_on(self) -> bool:
+        """Whether chunks can follow as they come: the head is written, and says that they do."""
+        return self._chunked and self.has_body
+
+    def pass_on(self, chunk: bytes, size: int) -> None:
+        """A chunk of so many bytes of data, framed as ours are, which ends with an event."""
+        self.last_part = EVENT_END
+        self.bytes_out += size
+        self._write(chunk)
 
     def whole(self, status: int, common: bytes, headers: Headers, body: bytes) -> None:
         """An answer at once."""
@@ -119,7 +131,7 @@ class Answer:
         """Keep a waiting client's stream alive; the first beat sends the head."""
         head = b"" if self.is_begun else self._head_of(200, common, as_lines(headers), None)
         if heartbeat and self._chunked:
-            heartbeat = b"%x\r\n%b\r\n" % (len(heartbeat), heartbeat)
+            heartbeat = as_chunk(heartbeat)
         self.is_begun = True
         if head or heartbeat:
             self._write(head + heartbeat)

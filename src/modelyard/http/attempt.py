@@ -118,6 +118,11 @@ class Attempt:
         if self._connection is not None and self._answers:
             self._connection.resume_reading()
 
+    def relay_to(self, relay: Callable[[bytes, int], bool]) -> None:
+        """Offer each chunk of the answer to `relay` first, if nobody stands between."""
+        if self._connection is not None and self._connection.listener is self._asker:
+            self._connection.relay = relay
+
     def blame(self, why: str) -> None:
         """Whoever has been asked has broken down."""
         failover = self._lease.upstream.failover

@@ -68,11 +68,14 @@ def note_whole(record: Record, data: bytes) -> None:
 
 def note_usage(record: Record, data: bytes, at: int) -> bool:
     """Put the usage object at `at` into the record; whether there is one that can be read."""
-    found = _USAGE.match(data, at)
-    if found is None:
-        return False
+    told = _flat_object(data, at + len(b'"usage"'))
+    if not told:
+        found = _USAGE.match(data, at)
+        if found is None:
+            return False
+        told = found[1]
     try:
-        said = _decode_usage(found[1])
+        said = _decode_usage(told)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return False
     _note_prompt(record, said)
@@ -84,6 +87,14 @@ def note_usage(record: Record, data: bytes, at: int) -> bool:
         record.reasoning_tokens = details.reasoning_tokens or 0
         record.audio_tokens += details.audio_tokens or 0
     return True
+
+
+def _flat_object(data: bytes, at: int) -> bytes:
+    """The object after a key that ends at `at`, if it holds no other, as most do; else empty."""
+    begin, end = data.find(b"{", at), data.find(b"}", at)
+    if data[at:begin].strip() != b":" or end < begin or data.find(b"{", begin + 1, end) >= 0:
+        return b""
+    return data[begin : end + 1]
 
 
 def _note_prompt(record: Record, said: _Usage) -> None:

@@ -104,6 +104,8 @@ class Exchange:
     """Whether anything came from the engine since the last look."""
     _tap: StreamTap | None = None
     """Reads a stream as it passes."""
+    _is_relayed = False
+    """Whether it has been settled if the chunks of a stream are sent on as they come."""
     _whole: WholeTap | None = None
     """Reads any other answer, if that comes in parts."""
     _kept: tuple[int, Headers] | None = None
@@ -174,6 +176,13 @@ class Exchange:
         if self.disconnected or not self.more_body:
             self.set()
 
+    def begin_whole(self, body: bytes) -> None:
+        """Begin with a request that has come whole; its length has been checked."""
+        self.body = body
+        self.more_body = False
+        self._begun = True
+        self._dispatch()
+
     def receive(self, data: bytes) -> None:
         """A part of the body."""
         if self._error is not None or self._phase is not Phase.READING:
@@ -211,6 +220,8 @@ class Exchange:
         if self._heard:
             self._heard = False
             self._since = now
+        if self._tap is not None:
+            self.record.parts = self._tap.events
         silent_s = now - self._since
         if self._phase is Phase.READING:
             if self._begun and silent_s > settings.body_timeout_s:
@@ -401,6 +412,7 @@ class Exchange:
         self._phase = Phase.SENDING
         self._answer.forget()
         self._kept = self._tap = self._whole = None
+        self._is_relayed = False
         self._is_stream = self.record.stream
         self._asking.translate()
         if self._company is not None:
@@ -473,6 +485,18 @@ class Exchange:
             self._answer.part(body, complete)
         if complete:
             self._end(served=True)
+        elif not self._is_relayed and self._tap is not None and self._answer.may_pass_on:
+            self._is_relayed = True
+            if self._asking.reply is None and self._attempt is not None:
+                self._attempt.relay_to(self._pass_on)
+
+    def _pass_on(self, chunk: bytes, data_at: int) -> bool:
+        """Send a chunk on as it came, if nothing in it concerns us; whether it was."""
+        if self._tap is None or not self._tap.lets_pass(chunk, data_at):
+            return False
+        self._heard = True
+        self._answer.pass_on(chunk, len(chunk) - data_at - 2)
+        return True
 
     def _shown(self, data: bytes, complete: bool) -> bytes:
         """What the client gets of a stream."""
@@ -624,6 +648,8 @@ class Exchange:
         record.total_s = self._gateway.now() - self._began
         record.status = self._answer.status or CLIENT_LEFT
         record.bytes_out = self._answer.bytes_out
+        if self._tap is not None:
+            record.parts = self._tap.events
         if record.error and before >= Phase.SENDING:
             is_clients_own = self._route.translate is not None and self._asking.reply is None
             record.reckon(begins_with_usage=self._is_stream and is_clients_own)

@@ -226,13 +226,18 @@ class GatewayProtocol(HttpToolsProtocol):
         left = length - len(data) + at
         if left < 0:  # more requests follow: they wait for their turns
             return False
-        self._arrived = self._body = 0
-        self._infer(known)
-        if len(data) > at:
-            self.on_body(data[at:])
-        self._left = left
-        if not left:
-            self.on_message_complete()
+        if left:
+            self._arrived = self._body = 0
+            self._infer(known)
+            if len(data) > at:
+                self.on_body(data[at:])
+            self._left = left
+        else:
+            gateway = self.gateway
+            self.deadline = gateway.clock + gateway.settings.send_timeout_s
+            exchange = Exchange(self, gateway, known)
+            self.cycle = self.serving = exchange
+            exchange.begin_whole(data[at:])
         return True
 
     def _read_on(self, data: bytes) -> bytes:
@@ -478,17 +483,18 @@ class GatewayProtocol(HttpToolsProtocol):
         """What uvicorn does when a response is complete, without setting a timer for each."""
         self.serving = None
         self.server_state.total_requests += 1
-        settings = self.gateway.settings
-        self.deadline = self.gateway.clock + settings.send_timeout_s
-        if self.transport.is_closing():
+        gateway, is_closing = self.gateway, self.transport.is_closing()
+        if is_closing or self.pipeline or self._in_head:
+            self.deadline = gateway.clock + gateway.settings.send_timeout_s
+        else:
+            self.deadline = gateway.clock + gateway.settings.keep_alive_s
+        if is_closing:
             return
         if self.flow.read_paused:
             self.flow.resume_reading()
         if self.pipeline:
             cycle, app = self.pipeline.pop()
             self._start_asgi_task(cycle, app)
-        elif not self._in_head:
-            self.deadline = self.gateway.clock + settings.keep_alive_s
 
     def on_response_complete(self) -> None:
         """uvicorn's own cycles have ended."""

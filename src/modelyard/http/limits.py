@@ -15,21 +15,21 @@ from modelyard.core.quota import NS, Balance
 _LIMITS: Final = ("requests", "tokens")
 _WHAT: Final = ("limit", "remaining", "reset")
 HEADER_NAMES: Final = tuple(f"x-ratelimit-{what}-{limit}" for what in _WHAT for limit in _LIMITS)
-_LINES: Final = {
-    limit: b"".join(
-        b"x-ratelimit-%b-%b: %b\r\n" % (what.encode(), limit.encode(), form)
-        for what, form in zip(_WHAT, (b"%d", b"%d", b"%b"), strict=True)
-    )
-    for limit in _LIMITS
-}
+_NAMES: Final = {limit: limit.encode() for limit in _LIMITS}
 _MS_NS: Final = 1_000_000
 
 
 def limit_lines(balances: Iterable[Balance]) -> bytes:
     """Three header lines for each limit."""
-    return b"".join(
-        [_LINES[limit] % (amount, left, _span(reset)) for limit, amount, left, reset in balances]
-    )
+    lines = b""
+    for balance in balances:
+        name = _NAMES[balance.limit]
+        span = _span(balance.reset_ns)
+        lines += (
+            b"x-ratelimit-limit-%b: %d\r\nx-ratelimit-remaining-%b: %d\r\n"
+            b"x-ratelimit-reset-%b: %b\r\n" % (name, balance.amount, name, balance.left, name, span)
+        )
+    return lines
 
 
 def _span(nanoseconds: int) -> bytes:

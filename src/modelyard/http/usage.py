@@ -19,6 +19,8 @@ from modelyard.http.record import Record
 MAX_HELD: Final = 1024 * 1024
 """Longest unfinished event that is held back; a longer one passes unseen."""
 
+_CHUNK_END: Final = b"\n\n\r\n"
+"""How a chunk ends whose data ends with an event."""
 _NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _NO_USAGE: Final = re.compile(rb',\s*"usage"\s*:\s*null')
 
@@ -45,16 +47,27 @@ class StreamTap:
         self._hides = hides
         self._rest = b""
         """The beginning of an event whose end has not come."""
+        self.events = 0
+        """Those that have come, but for one that tells usage and nothing else."""
+
+    def lets_pass(self, chunk: bytes, data_at: int) -> bool:
+        """Whether a chunk, framing included, may be sent on unseen: its events are whole, and tell
+        no usage. They are counted then."""
+        if self._rest or chunk[-4:] != _CHUNK_END or chunk.find(b'"usage"') >= 0:
+            return False
+        is_one = chunk.find(b"\n", data_at) == len(chunk) - len(_CHUNK_END)  # quicker than to count
+        self.events += 1 if is_one else chunk.count(b"\n\n", data_at)
+        return True
 
     def feed(self, data: bytes) -> bytes:
         """The next part of the stream; returns what is sent on."""
-        if b'"usage"' not in data and not self._rest and data.endswith(b"\n\n"):  # nearly always
-            self._record.parts += data.count(b"\n\n")
+        if data.find(b'"usage"') < 0 and not self._rest and data.endswith(b"\n\n"):
+            self.events += data.count(b"\n\n")
             return data
         whole = self._rest + data if self._rest else data
         cut = _end_of_events(whole)
         events, rest = whole[:cut], whole[cut:]
-        self._record.parts += events.count(b"\ndata:") + events.startswith(b"data:")
+        self.events += events.count(b"\ndata:") + events.startswith(b"data:")
         shown = events
         if b'"usage"' in events:  # llama.cpp's timings stand beside it
             shown = self._look_into(events)
@@ -83,7 +96,7 @@ class StreamTap:
             if at >= 0:
                 told = note_usage(self._record, event, at)
                 if told and _NO_CHOICES.search(event):
-                    self._record.parts -= 1
+                    self.events -= 1
                     continue
                 if not told and self._hides:
                     event = _NO_USAGE.sub(b"", event)

@@ -1,9 +1,10 @@
-"""How heads are written, and those that are recognised by that, without a parser.
+"""How heads and chunks are written, and those that are recognised by that, without a parser.
 
 Laws of this file:
 - What repeats bytes that a parser has understood means the same as they did. Nothing is recognised
   that no parser has seen, but for the digits of a length.
 - Whatever is not recognised is left to a parser: that is never wrong, only slower.
+- A chunk is recognised only if it is written, to the byte, as we would write it ourselves.
 """
 
 from __future__ import annotations
@@ -14,7 +15,41 @@ from typing import Final
 
 MAX_LENGTH_DIGITS: Final = 12
 END: Final = b"\r\n\r\n"
+CR: Final = 13
+LF: Final = 10
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*+([0-9]++)[ \t]*+(?=\r\n)", re.IGNORECASE)
+
+
+MOST_OF_A_CHUNK: Final = 4096
+"""Bytes, framing included, of the longest chunk that is recognised."""
+
+
+def as_chunk(data: bytes) -> bytes:
+    """A chunk of a body, as RFC 9112 (7.1) has it, and as we write all of them."""
+    return b"%x\r\n%b\r\n" % (len(data), data)
+
+
+def _beginning(size: int) -> bytes:
+    """What stands before the data of a chunk that is `size` bytes long with all its framing; empty
+    if none of ours is."""
+    for digits in range(1, 5):
+        begin = b"%x\r\n" % max(0, size - digits - 4)
+        if len(begin) == digits + 2 and size > digits + 4:
+            return begin
+    return b""
+
+
+_BEGINNINGS: Final = [_beginning(size) for size in range(MOST_OF_A_CHUNK + 1)]
+
+
+def chunk_data_at(data: bytes) -> int:
+    """If `data` is one chunk, whole and written as we write them: where its own data begins, which
+    ends two bytes before the end. Else 0."""
+    size = len(data)
+    begin = _BEGINNINGS[size] if size <= MOST_OF_A_CHUNK else b""
+    at = len(begin)
+    is_one = at > 0 and data[:at] == begin and data[size - 2] == CR and data[size - 1] == LF
+    return at if is_one else 0
 
 
 def as_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
@@ -42,12 +77,10 @@ class Template:
         """
         size = data.find(END) + len(END)
         head = data[:size]
-        found = _LENGTH.findall(head)
+        found = list(_LENGTH.finditer(head))
         if len(found) != 1 or not head.count(b"\r\n") == head.count(b"\n") == lines + 2:
             return None
-        match = _LENGTH.search(head)
-        assert match is not None, "it was found"
-        return cls(head[: match.start(1)], head[match.end(1) :])
+        return cls(head[: found[0].start(1)], head[found[0].end(1) :])
 
     def match(self, data: bytes) -> tuple[int, int] | None:
         """If `data` begins with this head: where its body begins, and the length it announces."""

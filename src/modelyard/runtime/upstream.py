@@ -13,6 +13,8 @@ Laws of this file:
 - What the engine sent as framing stays here: callers get a head, body bytes, and an end.
 - An answer whose head came before, byte for byte but for its length, is not parsed: the parser
   stands before it, and does not notice.
+- Nor is a chunk that is framed as we frame our own, while a relay takes it as it is: the parser
+  stands between two chunks then.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from modelyard.core.errors import BadEngineAnswer, EngineDied, ModelyardError
 from modelyard.core.specs import Endpoint
 from modelyard.engines.quirks import Quirks
 from modelyard.runtime.dialing import dial
-from modelyard.runtime.framing import AnswerHead, Template
+from modelyard.runtime.framing import AnswerHead, Template, chunk_data_at
 
 if TYPE_CHECKING:
     from modelyard.runtime.failover import Failover
@@ -152,7 +154,8 @@ class Upstream:
 
     async def connect(self) -> Connection:
         """A new connection. Raises OSError (TimeoutError among them) if there is none to be had."""
-        return await self.dial(lambda: Connection(self))
+        make = cast(Callable[[], asyncio.BaseProtocol], lambda: Connection(self))
+        return cast(Connection, await self.dial(make))
 
     async def dial(self, protocol: Callable[[], P]) -> P:
         """A connection in no pool, which speaks what `protocol` makes of it. Raises OSError."""
@@ -233,8 +236,12 @@ class Lease:
             self._release(self.upstream, served)
 
 
-class Connection(asyncio.Protocol):
-    """One connection to an engine; speaks HTTP/1.1 through llhttp."""
+class Connection:
+    """One connection to an engine; speaks HTTP/1.1 through llhttp.
+
+    An asyncio.Protocol by what it does: with a base class that is not compiled, its attributes
+    would be slow.
+    """
 
     _fed = b""
     """What the parser is reading, while that is the answer with which it begins."""
@@ -243,6 +250,11 @@ class Connection(asyncio.Protocol):
     _left = 0
     """Bytes of a body that follow a head which came before: the parser sees neither."""
     _until_close = False
+    _between = False
+    """The parser stands between two chunks of a body."""
+    relay: Callable[[bytes, int], bool] | None = None
+    """Who may send a chunk on as it is. Called with the chunk and with where its data begins; says
+    whether it has: if not, the chunk goes the usual way."""
 
     def __init__(self, upstream: Upstream) -> None:
         self.upstream = upstream
@@ -273,6 +285,8 @@ class Connection(asyncio.Protocol):
         assert self._transport is not None, "not connected"
         assert self.listener is None, "one exchange at a time"
         self._receiver = self.listener = receiver
+        self.relay = None
+        self._between = False
         self._complete = self._has_begun = False
         self._transport.write(request)
         if body:
@@ -280,7 +294,7 @@ class Connection(asyncio.Protocol):
 
     def abort(self) -> None:
         """The receiver has gone: forget it and close, so that the engine stops working for it."""
-        self._receiver = self.listener = None
+        self._receiver = self.listener = self.relay = None
         self.close()
 
     def close(self) -> None:
@@ -301,7 +315,17 @@ class Connection(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         self.upstream.opened(self)
 
+    def pause_writing(self) -> None:
+        """The engine does not read; its requests are as large as bodies may be, and no larger."""
+
+    def resume_writing(self) -> None:
+        """The engine reads again."""
+
     def data_received(self, data: bytes) -> None:
+        if self._between and self.relay is not None:
+            at = chunk_data_at(data)
+            if at and self.relay(data, at):
+                return
         if self.listener is None:  # bytes that nobody asked for
             self.close()
         elif self._left:
@@ -350,6 +374,8 @@ class Connection(asyncio.Protocol):
                 self._fail(BadEngineAnswer(self.upstream.model, str(error)))
                 return
             self._reusable = False  # the answer is whole; what came after it is nobody's
+        # What ends here, after a chunk, may be the first digits of the next one's size.
+        self._between = self._between and data.endswith(b"\r\n")
         if self._in_head:
             self._unread += len(data)
             if self._unread > MAX_HEAD_BYTES:
@@ -418,6 +444,7 @@ class Connection(asyncio.Protocol):
         if status in (204, 304):  # they have no body, whatever is said of it (RFC 9112, 6.3)
             length, chunked = 0, False
         self._until_close = length is None and not chunked
+        self._between = chunked
         self._reusable = self._parser.should_keep_alive() and not self._until_close
         head = AnswerHead(status, self._headers)
         if fed and status == 200 and self._reusable and not chunked:
@@ -426,8 +453,14 @@ class Connection(asyncio.Protocol):
         if self._receiver is not None:
             self._receiver.answer_begins(head, None if chunked else length)
 
+    def on_chunk_header(self) -> None:
+        self._between = False
+
     def on_body(self, body: bytes) -> None:
         self._parts.append(body)
+
+    def on_chunk_complete(self) -> None:
+        self._between = True
 
     def on_message_complete(self) -> None:
         if self._parser.get_status_code() >= 200:
@@ -441,7 +474,8 @@ class Connection(asyncio.Protocol):
             return
         complete = self._complete
         if complete:
-            self._receiver = self.listener = None
+            self._receiver = self.listener = self.relay = None
+            self._between = False
             if self._reusable:  # one that is closing is found out before it is used again
                 self.upstream.finished(self)
             else:
@@ -450,7 +484,7 @@ class Connection(asyncio.Protocol):
 
     def _fail(self, error: ModelyardError) -> None:
         listener = self.listener
-        self._receiver = self.listener = None
+        self._receiver = self.listener = self.relay = None
         self.close()
         self.upstream.broken()
         if listener is not None:

@@ -1,244 +1,259 @@
 """How much later the first byte of an answer comes through the gateway than from the engine itself.
 
-Requests are sent at a fixed rate, at random moments, over connections that are kept: half of what
-Modelyard can carry of them, measured first. The engine itself, nginx before it and Modelyard before
-it take turns at that rate, several rounds each. A request's time runs from the moment at which it
-was due, so that an answer that delays the next one is not hidden. What is added is a percentile of
-a proxy less the same percentile of the engine itself: no request goes both ways. `ratio` is what
-Modelyard adds to what nginx adds.
+Half load: wrk sends requests through the proxy at random moments (gaps of an exponential
+distribution, `paced.lua`), at the rate at which the proxy keeps its core half busy. That rate is
+found first, for each proxy. Where wrk, the engine and this program, which share the other core,
+would need more than `LOAD_CORE_BUSY` of it, the rate stays at that: the figures say how busy each
+core was.
 
-The proxies have one core to themselves; this program and the engine share the other, and whoever
-else runs on the machine is in the figures: compare with nginx in the same run.
+Meanwhile this program sends probes, few and at random moments too, through the proxy and to the
+engine itself by turns, over kept connections, and times them from sending to the first byte. What
+is added is a percentile of the one less the same percentile of the other in the same round: the
+load, the engine's queue and whoever disturbs the machine are in both. The proxies take turns; what
+is printed is the median of the rounds, with the least and the most of them. `ratio` is what
+Modelyard adds to what nginx adds, each at half of its own load.
 
-    .venv/bin/python -m bench.latency [--json] [--seconds 3] [--rounds 3] [--rate 1000]
+`others` is what neither the proxy nor the load did, of both cores together, time that the host
+stole included. Where it is more than a few percent, or the engine's own 99th percentile is many
+times its median, measure again in a quieter minute, or keep others away by `chrt --rr 1` in front
+of the command (as root, and for as long as it takes others hardly get on).
 
-Needs nginx and wrk on the PATH (Debian: apt-get install nginx wrk) and two cores.
+    .venv/bin/python -m bench.latency [--json] [--only json] [--interpreted] [--rounds 10]
+
+What runs is what users install, built first, unless `--interpreted`: see `gateway.py`. It
+needs nginx and wrk on the PATH (Debian: apt-get install nginx wrk) and two cores.
 """
 
 from __future__ import annotations
 
 import argparse
-import asyncio
+import gc
 import json
 import os
-import random
-import selectors
+import re
+import resource
 import shutil
 import statistics
+import subprocess
 import sys
 import tempfile
-from collections import deque
-from contextlib import ExitStack
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import cast
 
+import psutil
 from bench.gateway import (
-    PROMPT,
     Proxy,
     Workload,
     free_port,
-    load,
+    is_compiled,
+    run_what_users_install,
     script_for,
     start_gateway,
     start_nginx,
 )
+from bench.probes import PERCENTILES, percentiles, probed, request_for
 
 from modelyard.core.keys import SECRET_BYTES, key_text
 
-CONNECTIONS = 64
-ANSWER_WITHIN_S = 10.0
-HALF_LOAD_S = 2.0
-"""How long the most that Modelyard can carry is measured."""
-WORKLOADS = (Workload("json", "JSON request"), Workload("stream", "stream of 8 chunks", chunks=8))
-LAST_CHUNK = b"0\r\n\r\n"
-PERCENTILES = {"p50": 0.50, "p99": 0.99}
-
-Figures = dict[str, dict[str, float]]
-
-
-class Asker(asyncio.Protocol):
-    """One kept connection: asks when it is told to, and notes when the first byte came."""
-
-    def __init__(self, crowd: Crowd) -> None:
-        self.crowd = crowd
-        self.due = 0.0
-        self.answer = b""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = cast(asyncio.Transport, transport)
-
-    def ask(self, due: float) -> None:
-        self.due = due
-        self.transport.write(self.crowd.request)
-
-    def data_received(self, data: bytes) -> None:
-        if not self.answer:
-            self.crowd.heard(self.due)
-        self.answer += data
-        if self._is_whole():
-            if not self.answer.startswith(b"HTTP/1.1 200"):
-                self.crowd.failed(self.answer[:200].decode("latin-1"))
-            self.answer = b""
-            self.crowd.is_free(self)
-
-    def _is_whole(self) -> bool:
-        head, end, body = self.answer.partition(b"\r\n\r\n")
-        if not end:
-            return False
-        _, sized, rest = head.lower().partition(b"content-length:")
-        if sized:
-            return len(body) >= int(rest.split(b"\r\n", 1)[0])
-        return body.endswith(LAST_CHUNK)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if not self.crowd.over.done():
-            self.crowd.failed(f"a connection was closed: {exc}")
+HALF_BUSY = 0.5
+LOAD_CORE_BUSY = 0.6
+FIRST_RATE = 1500.0
+TRIES = 5
+CLOSE_ENOUGH = 0.04
+SETTLE_S = 0.4
+"""Load before the first probe and after the last."""
+PACED = (Path(__file__).parent / "paced.lua").read_text()
+WORKLOADS = (
+    Workload("json", "JSON request"),
+    Workload("stream", "stream of 8 chunks", chunks=8, connections=128),
+)
 
 
-class Crowd:
-    """Those who ask one server, at a rate."""
+@dataclass(frozen=True)
+class Busy:
+    """Shares of a core during one run of the load."""
 
-    def __init__(self, port: int, request: bytes, rate: float, seconds: float) -> None:
-        self.request = request
-        self.times: list[float] = []
-        self._port = port
-        self._gaps = random.Random(7)
-        self._rate = rate
-        self._left = round(rate * seconds)
-        self._waited_for = self._left
-        self._free: deque[Asker] = deque()
-        self._waiting: deque[float] = deque()
-        """When requests were due for which no connection was free."""
-        self._loop = asyncio.get_running_loop()
-        self.over: asyncio.Future[None] = self._loop.create_future()
+    rate: float
+    """Requests a second that came through."""
+    proxy: float
+    load_core: float
+    engine: float
+    """Of the load core; the rest is wrk and the probes."""
+    others: float
+    """What neither did, of both cores."""
 
-    async def ask(self) -> list[float]:
-        """Seconds to the first byte of each answer. Raises RuntimeError if one is no answer."""
-        made = []
-        for _ in range(CONNECTIONS):
-            _, asker = await self._loop.create_connection(
-                lambda: Asker(self), "127.0.0.1", self._port
-            )
-            made.append(asker)
-        self._free.extend(made)
-        self._ask(self._loop.time())
-        patience = self._left / self._rate + ANSWER_WITHIN_S
+
+@dataclass(frozen=True)
+class Round:
+    """One proxy under half load: what the probes saw, in ms by percentile."""
+
+    busy: Busy
+    proxy: dict[str, float]
+    engine: dict[str, float]
+
+
+@dataclass(frozen=True)
+class Bench:
+    """What stays the same for all measurements of one workload."""
+
+    engine: psutil.Process
+    script: Path
+    request: bytes
+    connections: int
+    cores: tuple[int, int]
+    """The load's and the proxies'."""
+
+
+@contextmanager
+def loaded(bench: Bench, proxy: Proxy, rate: float, seconds: float) -> Iterator[list[Busy]]:
+    """The load while the block runs, which should take `seconds`; what it did, afterwards."""
+    paced = bench.script.with_suffix(".paced.lua")
+    paced.write_text(f"local RATE = {rate}\n{bench.script.read_text()}\n{PACED}")
+    lasts = int(SETTLE_S * 2 + seconds + 0.999)
+    argv = ["wrk", "-t1", f"-c{bench.connections}", f"-d{lasts}s", "--timeout", "20s"]
+    argv += ["-s", str(paced), f"http://127.0.0.1:{proxy.port}/v1/chat/completions"]
+    told: list[Busy] = []
+    before, began = _spent(bench, proxy), time.monotonic()
+    with subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as wrk:
         try:
-            await asyncio.wait_for(asyncio.shield(self.over), patience)
+            time.sleep(SETTLE_S)
+            yield told
+            said, _ = wrk.communicate()
         finally:
-            self.over.cancel()
-            for asker in made:
-                asker.transport.abort()
-        return self.times
-
-    def _ask(self, due: float) -> None:
-        if self._free:
-            self._free.popleft().ask(due)
-        else:
-            self._waiting.append(due)
-        self._left -= 1
-        if self._left and not self.over.done():
-            next_due = due + self._gaps.expovariate(self._rate)
-            self._loop.call_at(next_due, self._ask, next_due)
-
-    def heard(self, due: float) -> None:
-        self.times.append(self._loop.time() - due)
-
-    def is_free(self, asker: Asker) -> None:
-        self._waited_for -= 1
-        if not self._waited_for and not self.over.done():
-            self.over.set_result(None)
-        elif self._waiting:
-            asker.ask(self._waiting.popleft())
-        else:
-            self._free.append(asker)
-
-    def failed(self, why: str) -> None:
-        if not self.over.done():
-            self.over.set_exception(RuntimeError(why))
-
-
-def first_bytes(port: int, request: bytes, rate: float, seconds: float) -> list[float]:
-    """A crowd in an event loop whose timers are exact: epoll's go by whole milliseconds."""
-
-    async def ask() -> list[float]:
-        return await Crowd(port, request, rate, seconds).ask()
-
-    with asyncio.Runner(
-        loop_factory=lambda: asyncio.SelectorEventLoop(selectors.SelectSelector())
-    ) as runner:
-        return runner.run(ask())
-
-
-def request_for(workload: Workload, key: str) -> bytes:
-    body = json.dumps(
-        {
-            "model": "bench",
-            "stream": bool(workload.chunks),
-            "chunks": workload.chunks,
-            "pause_ms": workload.pause_ms,
-            "messages": [{"role": "user", "content": PROMPT}],
-        },
-        separators=(",", ":"),
-    ).encode()
-    head = (
-        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
-        f"Authorization: Bearer {key}\r\nContent-Type: application/json\r\n"
-        f"Content-Length: {len(body)}\r\n\r\n"
+            wrk.kill()
+    wall = time.monotonic() - began
+    proxied, engine, ours, all_busy = (
+        (after - earlier) / wall
+        for earlier, after in zip(before, _spent(bench, proxy), strict=True)
     )
-    return head.encode() + body
+    counted = re.search(r"(\d+) requests in", said)
+    if counted is None or "Non-2xx" in said or "Socket errors" in said:
+        raise SystemExit(f"{proxy.name} did not answer every request:\n{said}")
+    others = max(0.0, all_busy - proxied - engine - ours)
+    told.append(Busy(int(counted[1]) / wall, proxied, engine + ours, engine, others))
+
+
+def _spent(bench: Bench, proxy: Proxy) -> tuple[float, ...]:
+    """CPU seconds so far: of the proxy, the engine, this program with its wrks, and all on both
+    cores, what the host took from them included."""
+    ours = sum(
+        sum(resource.getrusage(who)[:2]) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
+    )
+    times = psutil.cpu_times(percpu=True)
+    busy = sum(sum(times[core]) - times[core].idle - times[core].iowait for core in bench.cores)
+    return proxy.cpu_s(), sum(bench.engine.cpu_times()[:2]), ours, busy
+
+
+def half_load(bench: Bench, proxy: Proxy) -> float:
+    """The requests a second at which it is half busy, or at which the load core has had enough."""
+    rate = FIRST_RATE
+    for _ in range(TRIES):
+        with loaded(bench, proxy, rate, 0.7) as told:
+            time.sleep(0.7)
+        factor = min(HALF_BUSY / told[0].proxy, LOAD_CORE_BUSY / told[0].load_core)
+        if abs(factor - 1) < CLOSE_ENOUGH:
+            break
+        rate *= min(factor, 4.0)
+    return rate
 
 
 def measure(
-    servers: dict[str, int], workload: Workload, key: str, rate: float, args: argparse.Namespace
-) -> Figures:
-    """Medians of the rounds' percentiles, in ms, by server."""
-    request = request_for(workload, key)
-    seen: dict[str, dict[str, list[float]]] = {
-        name: {percentile: [] for percentile in PERCENTILES} for name in servers
-    }
-    for port in servers.values():
-        first_bytes(port, request, rate, 0.5)
+    bench: Bench, proxies: list[Proxy], engine: int, args: argparse.Namespace
+) -> dict[str, list[Round]]:
+    """The rounds of each proxy, at half of its load."""
+    rates = {proxy.name: args.rate or half_load(bench, proxy) for proxy in proxies}
+    rounds: dict[str, list[Round]] = {proxy.name: [] for proxy in proxies}
     for _ in range(args.rounds):
-        for name, port in servers.items():
-            times = sorted(first_bytes(port, request, rate, args.seconds))
-            for percentile, share in PERCENTILES.items():
-                seen[name][percentile].append(times[int(len(times) * share)] * 1e3)
-    figures = {
-        name: {key: round(statistics.median(values), 3) for key, values in by.items()}
-        for name, by in seen.items()
+        for proxy in proxies:
+            with loaded(bench, proxy, rates[proxy.name], args.seconds) as told:
+                ports = {"engine": engine, proxy.name: proxy.port}
+                times = probed(ports, bench.request, args.seconds)
+            rounds[proxy.name].append(
+                Round(told[0], percentiles(times[proxy.name]), percentiles(times["engine"]))
+            )
+    return rounds
+
+
+def summary(rounds: list[Round]) -> dict[str, float]:
+    """Medians of the rounds, milliseconds; `least` and `most` where they are told."""
+    figures: dict[str, float] = {}
+    for percentile in PERCENTILES:
+        added = [each.proxy[percentile] - each.engine[percentile] for each in rounds]
+        figures[percentile] = statistics.median(each.proxy[percentile] for each in rounds)
+        figures[f"engine_{percentile}"] = statistics.median(
+            each.engine[percentile] for each in rounds
+        )
+        figures[f"added_{percentile}"] = statistics.median(added)
+        figures[f"added_{percentile}_least"] = min(added)
+        figures[f"added_{percentile}_most"] = max(added)
+    return {name: round(value, 3) for name, value in figures.items()}
+
+
+def load_of(rounds: list[Round]) -> dict[str, float]:
+    """Medians of what the load did."""
+    names = [each.name for each in fields(Busy)]
+    return {n: round(statistics.median(getattr(r.busy, n) for r in rounds), 2) for n in names}
+
+
+def reported(
+    workload: Workload, rounds: dict[str, list[Round]], *, show: bool
+) -> dict[str, object]:
+    figures = {name: summary(each) for name, each in rounds.items()}
+    loads = {name: load_of(each) for name, each in rounds.items()}
+    key = workload.key
+    report: dict[str, object] = {
+        f"{key}_rate": round(loads["modelyard"]["rate"]),
+        f"{key}_load": loads,
+        f"{key}_ms": figures,
     }
-    for name in figures:
-        if name != "engine":
-            for percentile in PERCENTILES:
-                added = figures[name][percentile] - figures["engine"][percentile]
-                figures[name][f"added_{percentile}"] = round(added, 3)
-    return figures
-
-
-def reported(workload: Workload, rate: float, figures: Figures, *, show: bool) -> dict[str, object]:
-    report: dict[str, object] = {f"{workload.key}_rate": round(rate), f"{workload.key}_ms": figures}
     for percentile in PERCENTILES:
         ours, theirs = (figures[name][f"added_{percentile}"] for name in ("modelyard", "nginx"))
-        report[f"{workload.key}_added_{percentile}_ms"] = ours
+        report[f"{key}_added_{percentile}_ms"] = ours
         ratio = round(ours / theirs, 2) if theirs > 0 else None
-        report[f"{workload.key}_added_{percentile}_ratio"] = ratio
+        report[f"{key}_added_{percentile}_ratio"] = ratio
         if show:
+            print(f"{workload.title}, {percentile}: added {ours:+.3f} ms, ratio to nginx {ratio}")
+    if show:
+        _print(figures, loads)
+    return report
+
+
+def _print(figures: dict[str, dict[str, float]], loads: dict[str, dict[str, float]]) -> None:
+    for name, ms in figures.items():
+        load = loads[name]
+        print(
+            f"  {name} at {load['rate']:.0f}/s; busy: proxy {load['proxy']:.0%}, "
+            f"other core {load['load_core']:.0%} (engine {load['engine']:.0%}), "
+            f"others {load['others']:.0%}"
+        )
+        for percentile in PERCENTILES:
+            least, most = (ms[f"added_{percentile}_{end}"] for end in ("least", "most"))
             print(
-                f"{workload.title:<20}{percentile}"
-                f"{figures['engine'][percentile]:>12.3f}{theirs:>+12.3f}{ours:>+12.3f}"
-                f"{'-' if ratio is None else ratio:>8}   at {rate:.0f}/s",
+                f"    {percentile}: engine {ms[f'engine_{percentile}']:.3f} ms, "
+                f"added {ms[f'added_{percentile}']:+.3f} ms ({least:.3f} to {most:.3f})",
                 flush=True,
             )
-    return report
+
+
+def engine_of(gateway: Proxy) -> psutil.Process:
+    """The benchmark's engine, which the gateway has started."""
+    for process in gateway.processes[0].children(recursive=True):
+        if any(part.endswith("backend.py") for part in process.cmdline()):
+            return process
+    raise SystemExit("the gateway has not started the engine")
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else "")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
-    parser.add_argument("--seconds", type=float, default=3, help="length of one measurement")
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--seconds", type=float, default=2.2, help="length of one measurement")
+    parser.add_argument("--rounds", type=int, default=10)
     parser.add_argument("--rate", type=float, help="requests a second in place of half the load")
+    parser.add_argument("--only", metavar="KEY", help="one workload: json or stream")
+    parser.add_argument("--interpreted", action="store_true", help="run the sources as they are")
     parser.add_argument("--proxy-core", type=int, default=1)
     parser.add_argument("--load-core", type=int, default=0)
     args = parser.parse_args()
@@ -246,31 +261,37 @@ def main() -> int:
         if shutil.which(tool) is None:
             print(f"{tool} is not on the PATH: apt-get install nginx wrk", file=sys.stderr)
             return 1
+    if args.interpreted:
+        os.environ.pop("PYTHONPATH", None)
+    else:
+        run_what_users_install()
     os.sched_setaffinity(0, {args.load_core})
     key = key_text("bench", os.urandom(SECRET_BYTES))
     report: dict[str, object] = {}
-    if not args.json:
-        print(f"{'first byte, ms':<22}{'engine':>12}{'+ nginx':>12}{'+ modelyard':>12}{'ratio':>8}")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.chmod(0o755)
         engine = free_port()
         gateway = start_gateway(stack, folder, engine, args, key)
-        nginx = start_nginx(stack, folder, engine, args.proxy_core)
-        servers = {"engine": engine, "nginx": nginx.port, "modelyard": gateway.port}
+        report["compiled"] = is_compiled(gateway)
+        proxies = [start_nginx(stack, folder, engine, args.proxy_core), gateway]
+        gc.collect()
+        gc.freeze()
+        gc.disable()  # no pause of ours shall be theirs
         for workload in WORKLOADS:
-            rate = args.rate or half_load(gateway, folder, workload, key, args.load_core)
-            figures = measure(servers, workload, key, rate, args)
-            report |= reported(workload, rate, figures, show=not args.json)
+            if args.only in (None, workload.key):
+                bench = Bench(
+                    engine_of(gateway),
+                    script_for(folder, workload, key),
+                    request_for(workload, key),
+                    workload.connections,
+                    (args.load_core, args.proxy_core),
+                )
+                rounds = measure(bench, proxies, engine, args)
+                report |= reported(workload, rounds, show=not args.json)
     if args.json:
         print(json.dumps(report))
     return 0
-
-
-def half_load(gateway: Proxy, folder: Path, workload: Workload, key: str, core: int) -> float:
-    """Half of the requests a second that it carries at most."""
-    requests, _ = load(gateway, script_for(folder, workload, key), workload, HALF_LOAD_S, core)
-    return requests / HALF_LOAD_S / 2
 
 
 if __name__ == "__main__":

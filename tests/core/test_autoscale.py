@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import TypedDict
 
 import pytest
-from tests.core.test_scheduler import card, model, on
 from tests.core.virtual_machine import Engine, Machine
+from tests.core.world import card, model, on
 
 from modelyard.core.events import ModelsChanged, PressureRead, StopWanted
 from modelyard.core.policy import Policy

@@ -16,8 +16,8 @@ from collections.abc import Callable
 from functools import partial
 
 import pytest
-from tests.core.test_scheduler import model
 from tests.core.virtual_machine import Engine, Machine
+from tests.core.world import model
 
 from modelyard.core.events import StartEngine, StopEngine, SuspendEngine
 from modelyard.core.policy import Policy

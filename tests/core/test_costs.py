@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.core.test_scheduler import World, model
+from tests.core.world import World, model
 
 from modelyard.core.costs import SHARE, Costs, Step
 from modelyard.core.events import CostKnown, CostLearned, EngineNews, StopWanted

@@ -12,7 +12,7 @@ import os
 import random
 
 import pytest
-from tests.core.test_scheduler import World, model
+from tests.core.world import World, model
 
 from modelyard.core.events import (
     DevicesChanged,

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from tests.core.test_rules import often
-from tests.core.test_scheduler import World, card, held, model, on
 from tests.core.test_sleeping import sleeper, sleeps
+from tests.core.world import World, card, held, model, on
 
 from modelyard.core.events import (
     CostKnown,

@@ -12,8 +12,8 @@ import os
 import random
 
 import pytest
-from tests.core.test_scheduler import model
 from tests.core.virtual_machine import Engine, Machine
+from tests.core.world import model
 
 from modelyard.core.costs import Step
 from modelyard.core.events import (

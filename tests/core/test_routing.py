@@ -7,7 +7,7 @@ from collections import Counter
 
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.core.test_scheduler import model
+from tests.core.world import model
 
 from modelyard.core.demand import Demand, Pace
 from modelyard.core.lifecycle import Replica, State

@@ -15,19 +15,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import pytest
-from tests.core.test_scheduler import World, card, gate, held, model, on
 from tests.core.test_sleeping import sleeper
+from tests.core.world import World, card, gate, held, model, on
 
-from modelyard.core import exchange, foresight, leaving, moves, placement
+from modelyard.core import foresight, leaving, moves, placement, swap
 from modelyard.core.demand import Demand
 from modelyard.core.events import CostKnown, ModelsChanged, StopWanted
-from modelyard.core.exchange import Offer, Verdict
 from modelyard.core.foresight import Foresight
 from modelyard.core.lifecycle import State
 from modelyard.core.planning import Planner
 from modelyard.core.policy import Policy
 from modelyard.core.specs import Device, Limits, Need, Placement, Replicas
 from modelyard.core.state import ModelState, ReplicaState
+from modelyard.core.swap import Offer, Verdict
 
 NEVER = 1e9
 Changed = Mapping[str, float]
@@ -174,7 +174,7 @@ def of_two_missed_alike_the_larger_leaves(changed: Changed) -> None:
 
 
 def nothing_is_for_the_next(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(exchange, "SURPLUS", 0.0)
+    patch.setattr(swap, "SURPLUS", 0.0)
 
 
 def nobody_leaves_who_is_not_needed_after_all(changed: Changed) -> None:
@@ -206,21 +206,21 @@ def by_last_use(patch: pytest.MonkeyPatch) -> None:
     def rank(offer: Offer, missing: Need) -> tuple[bool, float]:
         return (offer.is_busy, offer.replica.last_used)
 
-    patch.setattr(exchange, "_rank", rank)
+    patch.setattr(swap, "_rank", rank)
 
 
 def by_rate_alone(patch: pytest.MonkeyPatch) -> None:
     def rank(offer: Offer, missing: Need) -> float:
         return offer.rate
 
-    patch.setattr(exchange, "_rank", rank)
+    patch.setattr(swap, "_rank", rank)
 
 
 def keep_superfluous(patch: pytest.MonkeyPatch) -> None:
     def everybody(chosen: list[Offer], missing: Need) -> list[Offer]:
         return chosen
 
-    patch.setattr(exchange, "_without_superfluous", everybody)
+    patch.setattr(swap, "_without_superfluous", everybody)
 
 
 # ------------------------------------------------------------------------------ 4: idle victims
@@ -275,7 +275,7 @@ def a_gate_closes_when_those_who_wait_have_waited_as_long_as_its_users_would_los
     assert 5 < crossing < 60, "else this world shows nothing"
     world.passes(crossing - 0.5)
     assert gate(world, "a") == ""
-    world.passes(0.5 + exchange.LATEST_S)
+    world.passes(0.5 + swap.LATEST_S)
     assert gate(world, "a") == "b"
 
 
@@ -321,7 +321,7 @@ def _stays(world: World, crowd: int = 1) -> None:
 
     world.passes(4 * 12 - 0.1)  # four times: `a` stops in 2 s, `b` starts in 10 s
     assert gate(world, "a") == ""
-    world.passes(0.1 + exchange.LATEST_S)
+    world.passes(0.1 + swap.LATEST_S)
     assert gate(world, "a") == "b"
 
 
@@ -620,13 +620,11 @@ def the_first_that_fits(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(placement, "roomiest", first)
 
 
-def the_first_exchange(patch: pytest.MonkeyPatch) -> None:
-    def agree(
-        planner: Planner, replica: ReplicaState, verdicts: Sequence[exchange.Verdict]
-    ) -> bool:
+def the_first_swap(patch: pytest.MonkeyPatch) -> None:
+    def agree(planner: Planner, replica: ReplicaState, verdicts: Sequence[Verdict]) -> bool:
         for verdict in verdicts:
             if verdict.is_worth_it:
-                planner._reserve(replica, verdict.choice, verdict.offers)
+                planner._reserve(replica, verdict.choice, verdict.swap.offers)
                 return True
         return False
 
@@ -707,7 +705,7 @@ RULES = [
     Rule(9, nobody_who_was_just_used_leaves_ahead, {"make_room_after_s": 0}),
     Rule(9, those_that_are_kept_running_do_not_leave_ahead, patch=all_may_leave_ahead),
     Rule(10, models_spread_over_like_cards, patch=the_first_that_fits),
-    Rule(10, a_newcomer_goes_where_least_is_lost, patch=the_first_exchange),
+    Rule(10, a_newcomer_goes_where_least_is_lost, patch=the_first_swap),
     Rule(10, a_cheaper_place_is_waited_for_while_memory_moves_there, patch=no_place_gets_better),
 ]
 

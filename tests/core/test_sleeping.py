@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 
-from tests.core.test_scheduler import World, card, model
+from tests.core.world import World, card, model
 
 from modelyard.core.costs import Step
 from modelyard.core.events import (

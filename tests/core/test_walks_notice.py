@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable
 import pytest
 from tests.core.test_policy_walks import random_walk
 
-from modelyard.core import exchange, moves, placement
+from modelyard.core import moves, placement, swap
 from modelyard.core.alarms import Alarms
 from modelyard.core.fleet import Fleet
 from modelyard.core.lifecycle import State
@@ -40,7 +40,7 @@ def pinned_models_may_leave(patch: pytest.MonkeyPatch) -> None:
         free = not replica.promised_to and replica.reservation is None
         return free and replica.state is State.READY
 
-    patch.setattr(exchange, "_may_leave", may_leave)
+    patch.setattr(swap, "_may_leave", may_leave)
 
 
 def who_leaves_does_not_finish(patch: pytest.MonkeyPatch) -> None:

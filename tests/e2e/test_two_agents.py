@@ -20,8 +20,8 @@ from tests.e2e.live_trace import RecordingScheduler, Told, actions_of
 from modelyard.catalog.discover import scan
 from modelyard.core.demand import USUAL_SERVICE_S
 from modelyard.core.events import Grant
-from modelyard.core.exchange import FULL, PLACES
 from modelyard.core.planning import aged_after_s
+from modelyard.core.swap import FULL, PLACES
 from modelyard.testing.server import DEMO_MODELS, Running
 
 pytestmark = pytest.mark.usefixtures("nothing_left")

@@ -419,7 +419,7 @@ async def test_nobody_looks_at_the_upstreams_of_a_model_that_was_stopped(serve: 
             await http.post("/api/models/m/stop")
             state = (await http.get("/api/models/m")).json()["state"]
         async with asyncio.timeout(60):
-            while len(server.yard.loop._revivals):  # a look that was due may still go out
+            while len(server.yard.loop.supervisor.revivals):  # a look that was due may still go out
                 await asyncio.sleep(0.01)
         before = len(there.probes)
         await asyncio.sleep(0.3)

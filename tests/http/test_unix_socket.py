@@ -83,7 +83,7 @@ async def test_a_program_that_cannot_be_started_leaves_no_folder(serve: Serve) -
     model = dataclasses.replace(at_socket(), command=("/no/such/program", "{socket}"))
     async with serve(model) as server, client(server) as http:
         answer = await http.post("/v1/chat/completions", json=CHAT)
-        base = server.yard.loop.sockets.base
+        base = server.yard.loop.supervisor.sockets.base
 
     assert answer.status_code == 503
     assert "/no/such/program" in answer.text

@@ -21,7 +21,8 @@ async def test_a_port_that_an_engine_is_about_to_take_is_not_given_to_another(
     one = free_port()
     other = next(port for port in iter(free_port, 0) if port != one)
     # The system may name a port again until somebody listens on it.
-    monkeypatch.setattr("modelyard.runtime.loop.free_port", iter([one, one, one, other]).__next__)
+    given = iter([one, one, one, other])
+    monkeypatch.setattr("modelyard.runtime.supervisor.free_port", given.__next__)
     models = [fake_model(name, "--tokens", "2") for name in "ab"]
     async with (
         serve(*models) as server,

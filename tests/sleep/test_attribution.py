@@ -265,7 +265,7 @@ async def test_a_stop_does_not_wait_for_memory_that_somebody_else_took_meanwhile
     monkeypatch.setattr(memory_watch, "SETTLE_S", 60.0)  # longer than anybody here waits
     async with serve(vllm("a"), sample_every_s=None) as server, person(server) as who:
         await who.ask("a")
-        await server.yard.loop.sample()
+        await server.yard.loop.device_watch.sample()
         book.stranger(CARD, "1GiB", pid=os.getpid())
         await who.post("/api/models/a/stop")
         await who.until("a", "stopped")
@@ -285,7 +285,7 @@ async def test_a_stop_waits_for_memory_that_is_in_nobodys_name(
     monkeypatch.setattr(memory_watch, "SETTLE_S", 0.3)
     async with serve(vllm("a"), sample_every_s=None) as server, person(server) as who:
         await who.ask("a")
-        await server.yard.loop.sample()
+        await server.yard.loop.device_watch.sample()
         book.stranger(CARD, "1GiB", pid=os.getpid())
         book.stranger(CARD, "300MiB")
         await who.post("/api/models/a/stop")

@@ -57,12 +57,12 @@ async def test_an_engine_that_is_dying_teaches_nothing_of_what_its_model_takes(
     async with serve(model, sample_every_s=None) as server, person(server) as who:
         asking = asyncio.ensure_future(who.ask("a"))
         await until(lambda: book.account(card.id).used_mib > 1000)
-        await server.yard.loop.sample()  # seen, but too early to be a measure
+        await server.yard.loop.device_watch.sample()  # seen, but too early to be a measure
         await asking
         (engine,) = book.account(card.id).by_process_mib
         os.kill(engine, signal.SIGKILL)
         await until(lambda: not book.account(card.id).by_process_mib)
-        await server.yard.loop.sample()
+        await server.yard.loop.device_watch.sample()
         await learned(server, "a")
         known = server.yard.loop.scheduler.models["a"].footprints.known
 

@@ -23,9 +23,9 @@ async def test_the_first_request_after_a_card_came_back_empty_is_answered(
 ) -> None:
     async with serve(vllm("a"), sample_every_s=None) as server, person(server) as who:
         before = await who.ask("a")
-        await server.yard.loop.sample()
+        await server.yard.loop.device_watch.sample()
         lose(book)
-        await server.yard.loop.sample()
+        await server.yard.loop.device_watch.sample()
         stopping = await who.view("a")
 
         assert await who.ask("a") == before
@@ -44,10 +44,10 @@ async def test_a_replica_that_sleeps_is_not_ended_for_the_memory_it_gave_up(
         person(server) as who,
     ):
         await who.ask("a")
-        await server.yard.loop.sample()
+        await server.yard.loop.device_watch.sample()
         await who.post("/api/models/a/sleep?level=2")
         await who.until("a", "asleep")
-        await server.yard.loop.sample()
+        await server.yard.loop.device_watch.sample()
 
         assert (await who.view("a"))["state"] == "asleep"
         assert book.account(CARD).used_mib == 0

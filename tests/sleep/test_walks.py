@@ -189,7 +189,7 @@ class Walk:
     async def is_seen(self) -> bool:
         """Have the devices read; false if a replica changed meanwhile, so that it may be wrong."""
         before = self.states()
-        await self.loop.sample()
+        await self.loop.device_watch.sample()
         return before == self.states()
 
     def states(self) -> list[tuple[str, State, int]]:

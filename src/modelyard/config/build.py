@@ -18,10 +18,11 @@ from modelyard.config.assigned import assigned
 from modelyard.config.assignment import Assignment
 from modelyard.config.keys import keys_from
 from modelyard.config.kinds import ONE_DEVICE
+from modelyard.config.model import LimitsSection, ModelSection, ProfileSection
 from modelyard.config.remote import remote_of, revision_of
 from modelyard.config.remotes import remotes_of
 from modelyard.config.rules import devices_of
-from modelyard.config.schema import File, LimitsSection, ModelSection, ProfileSection
+from modelyard.config.schema import File
 from modelyard.config.sleep import levels_of
 from modelyard.config.tree import Node, Problem, locate
 from modelyard.config.values import (

@@ -29,10 +29,11 @@ RESERVED = frozenset(
         "FAKE_GPUS",
         "CA",
         "CLIENT_CERTIFICATE",
+        "COMPILE",
     )
 )
-"""Variables with a meaning of their own: marks of our engines' processes, the command line's, and
-the folder of the GPUs that the demo makes up."""
+"""Variables with a meaning of their own: marks of our engines' processes, the command line's, the
+folder of the GPUs that the demo makes up, and what the build of a wheel is told."""
 MAX_EXPANDED = 1024 * 1024
 """Characters that all references of a configuration may stand for together."""
 _BUDGET = f"{PREFIX}DEVICES__BUDGET__"

@@ -69,9 +69,9 @@ def describe(config: Config) -> dict[str, Any]:
 
 def _model(spec: ModelSpec) -> dict[str, Any]:
     from modelyard.config.health import written_health
+    from modelyard.config.model import LimitsSection
     from modelyard.config.price import written_price
     from modelyard.config.remote import written_remote
-    from modelyard.config.schema import LimitsSection
     from modelyard.config.sections import written_keys
     from modelyard.config.shaping import written_shape
     from modelyard.config.sleep import written_levels

@@ -13,9 +13,10 @@ from collections.abc import Callable, Iterable, Iterator, Sequence, Set
 
 from modelyard.config.keys import administers, key_problems
 from modelyard.config.kinds import ONE_DEVICE
+from modelyard.config.model import ModelSection, ProfileSection
 from modelyard.config.remote import remote_problems
 from modelyard.config.remotes import remotes_problems
-from modelyard.config.schema import File, ModelSection, ProfileSection
+from modelyard.config.schema import File
 from modelyard.config.shaping import shape_problems, virtual_problems
 from modelyard.config.tree import Problem
 from modelyard.config.values import KeyPath

@@ -20,7 +20,7 @@ from modelyard.core.shaping import VirtualModel
 from modelyard.core.specs import Limits, ModelSpec, RemoteUpstream, Task
 
 ENGINE_NAMES = ("llamacpp", "vllm", "transformers", "command", "remote")
-"""Engines that a model can name. `app.py` gives each of them an adapter."""
+"""Engines that a model can name. `app/engines.py` gives each of them an adapter."""
 
 SLEEP_PRESETS = ("vllm", "sglang", "lmdeploy")
 """Engines whose sleep calls are known, so that a model needs to name only them.

@@ -102,6 +102,11 @@ class Fleet:
         ]
         return outlook(slot, self._planner(now).order(waiting, len(waiting)), now)
 
+    def replica_of(self, model: str, run: int) -> ReplicaState | None:
+        """The replica whose present run this is; None if that is over or the model is gone."""
+        slot = self.models.get(model)
+        return slot.replica_of(run) if slot is not None else None
+
     def _planner(self, now: float) -> Planner:
         holders = tuple(self._holders.values())
         return Planner(holders, self._left, self.devices, self.policy, self.pace, now)

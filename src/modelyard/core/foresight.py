@@ -18,7 +18,6 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from itertools import islice
 from typing import NamedTuple
 
-from modelyard.core.exchange import Offer, weight
 from modelyard.core.leavers import Leavers
 from modelyard.core.leaving import WEIGHTS_ON_HOST, gives, has_room_for, residue, return_s
 from modelyard.core.lifecycle import State
@@ -26,6 +25,7 @@ from modelyard.core.planning import Planner, next_replica
 from modelyard.core.policy import Policy
 from modelyard.core.specs import HOST_DEVICE, Placement
 from modelyard.core.state import ModelState, ReplicaState, is_serving
+from modelyard.core.swap import Offer, weight
 
 LOOKED_AT = 8
 """Models that are away and of which most is asked, for which room is made."""

@@ -11,37 +11,25 @@ Laws of this file:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
 
-from modelyard.core.exchange import Market, Offer, weight
 from modelyard.core.specs import HOST_DEVICE, Placement
 from modelyard.core.state import ModelState, ReplicaState
+from modelyard.core.swap import Market, Swap, Times
 
 KEPT_S = 60.0
 
-Times = Callable[[ModelState, Placement], tuple[float, float]]
-"""Seconds that a model takes to come up there, and that it then stays and takes to leave again."""
-
-
-class Price(NamedTuple):
-    """Who would leave for a model at a place, and what that costs both sides."""
-
-    cost: float
-    """Weighted seconds of waiting."""
-    offers: Sequence[Offer]
-
 
 class Leavers:
-    """Prices by device; those of places on several devices are put together anew each time."""
+    """Swaps with idle ones by device; those of places on several devices are put together anew each
+    time."""
 
-    __slots__ = ("_kept", "_market", "_seen", "_soon", "_times")
+    __slots__ = ("_kept", "_market", "_seen", "_times")
 
     def __init__(self) -> None:
         self._seen: dict[str, object] = {}
-        self._kept: dict[str, dict[tuple[object, ...], Price | None]] = {}
+        self._kept: dict[str, dict[tuple[object, ...], Swap | None]] = {}
         self._market: Market
-        self._soon: Mapping[str, int]
         self._times: Times
 
     def see(
@@ -54,7 +42,7 @@ class Leavers:
     ) -> None:
         """Begin a look: forget the devices on which anything is new. `soon` is what is left there
         when all who are going are gone."""
-        self._market, self._soon, self._times = market, soon, times
+        self._market, self._times = market, times
         there: dict[str, list[object]] = {device: [] for device in soon}
         for replica in holders:
             state = _state(replica)
@@ -67,29 +55,18 @@ class Leavers:
                 self._seen[device] = seen
                 self._kept[device] = {}
 
-    def price(self, slot: ModelState, choice: Placement) -> Price | None:
-        """What it costs that idle ones leave for the model there; None if they are not enough."""
+    def swap(self, slot: ModelState, choice: Placement) -> Swap | None:
+        """Which idle ones would leave for the model there; None if they are not enough."""
         claims = choice.claims_mib
         if len(claims) != 1:
-            return self._priced(slot, choice)
+            return self._market.swap_with_idle(slot, choice, self._times)
         ((device, mib),) = claims.items()
         kept = self._kept[device]
         key = (slot, choice.profile, mib)
-        if key not in kept:
-            kept[key] = self._priced(slot, choice)
-        return kept[key]
-
-    def _priced(self, slot: ModelState, choice: Placement) -> Price | None:
-        offers = self._market.idle_ones(slot, choice)
-        if offers is None:
-            return None
-        up_s, beside_s = self._times(slot, choice)
-        arriving = up_s + sum([offer.down_s for offer in offers])
-        cost = weight(slot) * arriving
-        for offer in offers:
-            away = arriving + beside_s + offer.back_s
-            cost += offer.weight * offer.rate * away * away / (2.0 * (1.0 - offer.full))
-        return Price(cost, offers)
+        swap = kept.get(key)
+        if swap is None and key not in kept:
+            swap = kept[key] = self._market.swap_with_idle(slot, choice, self._times)
+        return swap
 
 
 def _state(replica: ReplicaState) -> tuple[object, ...]:

@@ -12,16 +12,16 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import takewhile
 
-from modelyard.core import exchange, placement
+from modelyard.core import placement
 from modelyard.core.costs import SLEEP, WAKE, Step
 from modelyard.core.demand import Pace
-from modelyard.core.exchange import Offer
 from modelyard.core.leaving import STOP, down_s, gives, has_room_for, return_s
 from modelyard.core.lifecycle import State
 from modelyard.core.plan import Leave, Plan, Reserve, Start, Wake
 from modelyard.core.policy import Policy
 from modelyard.core.specs import HOST_DEVICE, Device, Placement
 from modelyard.core.state import COMING, GOING, ModelState, ReplicaState, Reservation
+from modelyard.core.swap import SOONEST_S, Market, Offer
 
 
 def moving_gpus(replicas: Iterable[ReplicaState], gpus: frozenset[str]) -> set[str]:
@@ -65,7 +65,7 @@ class Moves:
         self._moving = moving_gpus(holders, self._gpus)
         self._closed: set[str] = set()
         """Devices kept free of newcomers for the one who waits longest."""
-        self._market = exchange.Market(holders, policy, pace, now, self._soon)
+        self._market = Market(holders, policy, pace, now, self._soon)
 
     @property
     def holders(self) -> Sequence[ReplicaState]:
@@ -136,7 +136,7 @@ class Moves:
                 if mover.state in GOING and mover.in_flight:
                     return None
                 begun |= gpus.intersection(mover.held_mib)
-                rest_s = max(rest_s, exchange.SOONEST_S, _ends_at(mover) - self._now)
+                rest_s = max(rest_s, SOONEST_S, _ends_at(mover) - self._now)
         return None if self._moving & gpus - begun else rest_s
 
     # ------------------------------------------------------------------------------------ durations

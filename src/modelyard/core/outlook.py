@@ -15,10 +15,10 @@ from dataclasses import dataclass, field
 from statistics import median
 
 from modelyard.core.costs import WAKE, Step
-from modelyard.core.exchange import DRAIN
 from modelyard.core.leaving import down_s
 from modelyard.core.lifecycle import State
 from modelyard.core.state import COMING, ModelState, ReplicaState
+from modelyard.core.swap import DRAIN
 
 REMEMBERED = 100
 """Estimates whose quality is told."""

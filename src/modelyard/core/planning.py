@@ -6,7 +6,7 @@ Laws of this file:
   it. Those take no new requests, finish what they have, and leave when they are idle. What is
   promised to one is given to nobody else; a reservation whose reason is gone is dropped.
 - A model gets the first of its profiles whose memory can be had, free or from idle models; only if
-  none can, models in use are drained for it. Whether that is worth it is decided in `exchange`.
+  none can, models in use are drained for it. Whether that is worth it is decided in `swap`.
 - Where memory moves for a while yet is worth waiting for if it is the cheaper place.
 """
 
@@ -18,10 +18,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from itertools import chain
 
-from modelyard.core import exchange, placement
+from modelyard.core import placement
 from modelyard.core.demand import Pace
-from modelyard.core.exchange import Newcomer, Offer
-from modelyard.core.leavers import Leavers, Price
+from modelyard.core.leavers import Leavers
 from modelyard.core.leaving import gives
 from modelyard.core.lifecycle import State
 from modelyard.core.moves import Moves
@@ -29,6 +28,7 @@ from modelyard.core.plan import Deepen, Unreserve
 from modelyard.core.policy import Policy
 from modelyard.core.specs import HOST_DEVICE, Device, Placement
 from modelyard.core.state import GOING, ModelState, ReplicaState
+from modelyard.core.swap import LATEST_S, Newcomer, Offer, Swap, Verdict, weight
 
 LOOKED_AT = 8
 """Waiting models that are looked at in one round, the most urgent first."""
@@ -154,7 +154,7 @@ class Planner(Moves):
                 [choice for choice in choices if not changed.isdisjoint(choice.claims_mib)]
                 for choices in profiles
             ]
-        judged: list[list[exchange.Verdict]] = []
+        judged: list[list[Verdict]] = []
         for choices in profiles:
             if self._settle(replica, choices):
                 return
@@ -194,14 +194,14 @@ class Planner(Moves):
 
     def _weigh(
         self, slot: ModelState, replica: ReplicaState, choices: Sequence[Placement]
-    ) -> list[exchange.Verdict]:
+    ) -> list[Verdict]:
         asks = _Asks(_asked(slot), self._waited_s(slot), self._now - slot.waiting_since)
         return [*self._judged(replica, choices, asks)]
 
     def _judged(
         self, replica: ReplicaState, choices: Iterable[Placement], asks: _Asks
-    ) -> Iterator[exchange.Verdict]:
-        """What an exchange would cost on each of the places where no memory moves."""
+    ) -> Iterator[Verdict]:
+        """What a swap would cost on each of the places where no memory moves."""
         for choice in choices:
             gpus = self._gpus.intersection(choice.claims_mib)
             if self._moving.isdisjoint(gpus) and self._closed.isdisjoint(gpus):
@@ -209,13 +209,10 @@ class Planner(Moves):
                 if verdict is not None:
                     yield verdict
 
-    def _judge(
-        self, replica: ReplicaState, choice: Placement, asks: _Asks
-    ) -> exchange.Verdict | None:
+    def _judge(self, replica: ReplicaState, choice: Placement, asks: _Asks) -> Verdict | None:
         slot = replica.model
         newcomer = Newcomer(
             slot,
-            replica,
             choice,
             asks.asked,
             asks.waited_s,
@@ -226,20 +223,20 @@ class Planner(Moves):
         )
         return self._market.judge(newcomer)
 
-    def _agree(self, replica: ReplicaState, verdicts: Sequence[exchange.Verdict]) -> bool:
-        """Take the cheapest exchange that is worth it, or wait a little for a cheaper one."""
+    def _agree(self, replica: ReplicaState, verdicts: Sequence[Verdict]) -> bool:
+        """Take the cheapest swap that is worth it, or wait a little for a cheaper one."""
         worth_it = [verdict for verdict in verdicts if verdict.is_worth_it]
         if not worth_it:
             return False
-        best = min(worth_it, key=lambda verdict: verdict.cost)
+        best = min(worth_it, key=lambda verdict: verdict.swap.cost)
         better_in_s = self._better_in_s(replica, best)
         if better_in_s is None:
-            self._reserve(replica, best.choice, best.offers)
+            self._reserve(replica, best.choice, best.swap.offers)
         else:
             self.plan.look_at[replica.spec.id] = self._now + better_in_s
         return True
 
-    def _better_in_s(self, replica: ReplicaState, best: exchange.Verdict) -> float | None:
+    def _better_in_s(self, replica: ReplicaState, best: Verdict) -> float | None:
         """How long until a cheaper place is there: on a GPU where memory moves a while yet.
 
         None if there is none. Who has waited for the age bound takes what there is.
@@ -258,16 +255,16 @@ class Planner(Moves):
             verdict = self._judge(replica, choice, asks)
             if verdict is None or verdict.drains:
                 continue
-            if verdict.cost + exchange.weight(slot) * asks.asked * rest_s < best.cost:
-                return min(rest_s, exchange.LATEST_S)
+            if verdict.swap.cost + weight(slot) * asks.asked * rest_s < best.swap.cost:
+                return min(rest_s, LATEST_S)
         return None
 
-    def _put_off(self, slot: ModelState, judged: Sequence[exchange.Verdict], known: float) -> None:
-        """Look at the model again when one of the exchanges may be worth it, or at what is known
+    def _put_off(self, slot: ModelState, judged: Sequence[Verdict], known: float) -> None:
+        """Look at the model again when one of the swaps may be worth it, or at what is known
         of those that were not weighed now; if there are none, when something changes."""
         self.plan.look_at[slot.spec.id] = min([known, *(each.look_at for each in judged)])
         if judged and not self._closed and self.is_starved(slot):
-            cheapest = min(judged, key=lambda verdict: verdict.cost)
+            cheapest = min(judged, key=lambda verdict: verdict.swap.cost)
             self._closed |= self._gpus.intersection(cheapest.choice.claims_mib)
 
     # --------------------------------------------------------------------------- while nobody waits
@@ -313,19 +310,19 @@ class Planner(Moves):
         """Who would leave if somebody asked for it now; nobody if that needs models in use."""
         slot, moving, closed = replica.model, self._moving, self._closed
         for choices in self._profiles(replica):
-            best: Price | None = None
+            best: Swap | None = None
             for choice in choices:
                 claims = choice.claims_mib
                 if moving.isdisjoint(claims) and closed.isdisjoint(claims):
-                    price = leavers.price(slot, choice)
-                    if price is not None and (best is None or price.cost < best.cost):
-                        best = price
+                    swap = leavers.swap(slot, choice)
+                    if swap is not None and (best is None or swap.cost < best.cost):
+                        best = swap
             if best is not None:
                 return best.offers
         return ()
 
     def _times(self, slot: ModelState, choice: Placement) -> tuple[float, float]:
-        return self._up_s(slot, choice), self._pace.service_s + self._down_s(slot)
+        return self._up_s(slot, choice), self._down_s(slot)
 
     def leave_ahead(self, offer: Offer) -> bool:
         """Have an idle one give its memory back before it is needed, unless memory moves there."""

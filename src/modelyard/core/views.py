@@ -295,6 +295,8 @@ class Info:
     """Engines that were stopped since the start, evictions among them."""
     sleeps: int = 0
     wakes: int = 0
+    compiled: bool = False
+    """Whether requests run through compiled code; else the sources are interpreted."""
     estimates_off_s: float | None = None
     """Half of the last estimates of waits were off by at most this."""
     problems: list[str] = field(default_factory=list)

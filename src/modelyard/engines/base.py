@@ -4,7 +4,7 @@ Laws of this file:
 - An adapter reads a spec and returns values; whoever starts processes and opens sockets is
   elsewhere (`launchers`, `runtime`).
 - Facts about the machine that an adapter needs (where a program lies) are given to its
-  constructor by `app.py`.
+  constructor by `app/engines.py`.
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
-"""Is it worth it that these leave for that one?
+"""Swaps: who would leave for a newcomer, what that costs, and whether it is worth it.
 
 Laws of this file:
 - Both sides are counted in the same unit: seconds that requests wait, times their weight. One step
   of priority counts twice.
+- What a swap costs is worked out in one place, whoever asks and whether those who leave are in use.
 - Idle models leave at once unless more is asked of them than of the newcomer. Models in use are
   drained once those who wait have waited as long as the users of the leaving would lose (a balanced
   cost, as in ski rental), or one of them has waited for the age bound.
@@ -14,8 +15,9 @@ Laws of this file:
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from modelyard.core.demand import Pace
 from modelyard.core.leaving import STOP, down_s, gives, level_to_leave_to, return_s
@@ -34,11 +36,14 @@ SURPLUS = 0.3
 FULL = 0.9
 """Utilisation above which the formula of waiting times is not believed."""
 SOONEST_S, LATEST_S = 0.25, 5.0
-"""Bounds of the time until an exchange is weighed again: what it depends on changes meanwhile."""
+"""Bounds of the time until a swap is weighed again: what it depends on changes meanwhile."""
 DEEPER = (1, 2, STOP)
 """How deep everybody has to leave at least: deeper where less does not give enough."""
 MOST_STEPS = 8
 """Steps of priority that count; 2 to this power is the largest weight."""
+
+Times = Callable[[ModelState, Placement], tuple[float, float]]
+"""Seconds that a model takes to come up there, and to leave again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +51,6 @@ class Newcomer:
     """A model that waits, and where it could go."""
 
     slot: ModelState
-    replica: ReplicaState
     choice: Placement
     asked: int
     """Requests that wait for it."""
@@ -80,14 +84,26 @@ class Offer:
     """What its absence costs: requests per second times seconds, weighted."""
 
 
-@dataclass(frozen=True, slots=True)
-class Verdict:
-    """An exchange, weighed."""
+class Swap(NamedTuple):
+    """Some leave and a newcomer comes up: who leaves, and what that costs both sides."""
 
-    choice: Placement
     offers: Sequence[Offer]
     cost: float
-    """Weighted seconds of waiting that it costs both sides."""
+    """Weighted seconds of waiting, of both sides."""
+    loss: float
+    """Those of the users of the leaving alone."""
+    arriving_s: float
+    """How long it takes until the newcomer is up."""
+    absent_s: float
+    """How long it takes until it has served and left again, and those who left can come back."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A swap at one place, weighed."""
+
+    choice: Placement
+    swap: Swap
     drains: bool
     """Whether one of those who leave is in use."""
     is_worth_it: bool
@@ -102,7 +118,7 @@ def weight(slot: ModelState) -> float:
 
 
 class Market:
-    """Who may leave, and at which price, at one moment."""
+    """Who may leave, and what that costs, at one moment."""
 
     def __init__(
         self,
@@ -131,12 +147,16 @@ class Market:
         offers = self._cheapest(newcomer)
         return None if offers is None else self._weigh(newcomer, offers)
 
-    def idle_ones(self, slot: ModelState, choice: Placement) -> list[Offer] | None:
-        """The least missed of those who are idle there and give the model room; None if all
-        together are not enough."""
+    def swap_with_idle(self, slot: ModelState, choice: Placement, times: Times) -> Swap | None:
+        """The least missed of those who are idle there would leave for one request for the model;
+        None if all together are not enough."""
         missing = self._missing(choice)
         idle = [offer for offer in self._offers(slot, missing) if not offer.is_busy]
-        return self._fewest(idle, missing)
+        offers = self._fewest(idle, missing)
+        if offers is None:
+            return None
+        up_s, down_s = times(slot, choice)
+        return self._swap(offers, weight(slot), up_s, down_s)
 
     # ----------------------------------------------------------------------------------- who leaves
 
@@ -149,8 +169,7 @@ class Market:
         return self._fewest(self._offers(newcomer.slot, missing), missing)
 
     def _missing(self, choice: Placement) -> dict[str, int]:
-        lacks = {d: mib - self._soon.get(d, 0) for d, mib in choice.claims_mib.items()}
-        return {device: mib for device, mib in lacks.items() if mib > 0}
+        return _still_missing(choice.claims_mib, self._soon)
 
     def _fewest(self, offers: Sequence[Offer], missing: Mapping[str, int]) -> list[Offer] | None:
         ranked = sorted(offers, key=lambda offer: _rank(offer, missing))
@@ -214,50 +233,62 @@ class Market:
     def _deeper(self, offer: Offer, level: int) -> Offer:
         return offer if offer.level >= level else self._offer(offer.replica, level)
 
-    # ----------------------------------------------------------------------------------- the price
+    # ------------------------------------------------------------------------------- what it costs
+
+    def _swap(
+        self, offers: Sequence[Offer], asked: float, up_s: float, down_s: float, drain_s: float = 0
+    ) -> Swap:
+        """What it costs that these leave for a newcomer, which takes `up_s` to come up there and
+        `down_s` to leave again; `asked` are the requests for it, times their weight.
+
+        Those who leave stay away until the newcomer has served, has left, and they are back. Who
+        asks for one at a steady rate waits half of that on average; the more it is in use, the
+        longer it takes until its queue is empty again.
+        """
+        arriving_s = drain_s + sum([offer.down_s for offer in offers]) + up_s
+        absent_s = arriving_s + self._pace.service_s + down_s
+        loss = 0.0
+        for offer in offers:
+            away = absent_s + offer.back_s
+            lost = offer.queued * away + offer.rate * away * away / (2.0 * (1.0 - offer.full))
+            loss += offer.weight * lost
+        return Swap(offers, loss + asked * arriving_s, loss, arriving_s, absent_s)
 
     def _drain_s(self, busy: Sequence[Offer]) -> float:
         """How long it takes until all requests in flight have ended: the longest of that many."""
-        most = max((offer.replica.in_flight for offer in busy), default=0)
-        return DRAIN * self._pace.service_s * math.log1p(most) if busy else 0.0
+        if not busy:
+            return 0.0
+        most = max([offer.replica.in_flight for offer in busy])
+        return DRAIN * self._pace.service_s * math.log1p(most)
+
+    # ------------------------------------------------------------------------------ is it worth it
 
     def _weigh(self, new: Newcomer, offers: Sequence[Offer]) -> Verdict:
         policy, now = self._policy, self._now
         busy = [offer for offer in offers if offer.is_busy]
         drain = self._drain_s(busy)
-        arriving = drain + sum(offer.down_s for offer in offers) + new.up_s
-        absent = arriving + self._pace.service_s + new.down_s
-        loss = longest = fullest = asked = 0.0
-        for offer in offers:
-            away = absent + offer.back_s
-            lost = offer.queued * away + offer.rate * away * away / (2.0 * (1.0 - offer.full))
-            loss += offer.weight * lost
-            longest, fullest = max(longest, away), max(fullest, offer.full)
-            asked += offer.weight * offer.rate * (offer.back_s + offer.down_s)
         ours = weight(new.slot)
+        swap = self._swap(offers, ours * new.asked, new.up_s, new.down_s, drain)
+        longest = max([swap.absent_s + offer.back_s for offer in offers], default=0.0)
+        fullest = max([offer.full for offer in offers], default=0.0)
         bound = max(new.aged_after_s, policy.away_factor * longest / (1.0 - fullest))
-        enough = policy.loss_factor * loss
+        enough = policy.loss_factor * swap.loss
         is_balanced = ours * new.waited_s >= enough
         rested_at = -1.0
         if busy:
-            stay = policy.residency_factor * (arriving - drain)
+            stay = policy.residency_factor * (swap.arriving_s - drain)
             rested_at = max(offer.replica.ready_since for offer in busy) + stay
-            is_aged = new.oldest_s + arriving >= bound
+            is_aged = new.oldest_s + swap.arriving_s >= bound
             is_worth_it = now >= rested_at and (is_balanced or is_aged)
         else:
+            asked = sum([o.weight * o.rate * (o.back_s + o.down_s) for o in offers])
             is_aged = new.oldest_s >= bound
             is_worth_it = asked < ours * new.asked or is_balanced or is_aged
         until = 0.5 if is_balanced else (enough / ours - new.waited_s) / max(1, new.asked)
-        aged_in = bound - new.oldest_s - (arriving if busy else 0.0)
+        aged_in = bound - new.oldest_s - (swap.arriving_s if busy else 0.0)
         until = max(min(until, aged_in), rested_at - now)
-        return Verdict(
-            new.choice,
-            offers,
-            loss + ours * new.asked * arriving,
-            bool(busy),
-            is_worth_it,
-            now + min(LATEST_S, max(SOONEST_S, until)),
-        )
+        look_at = now + min(LATEST_S, max(SOONEST_S, until))
+        return Verdict(new.choice, swap, bool(busy), is_worth_it, look_at)
 
 
 def _rank(offer: Offer, missing: Mapping[str, int]) -> tuple[bool, float, float, str]:
@@ -292,8 +323,7 @@ def _may_leave(replica: ReplicaState) -> bool:
 
 
 def _still_missing(missing: Mapping[str, int], given: Mapping[str, int]) -> dict[str, int]:
-    after = {device: mib - given.get(device, 0) for device, mib in missing.items()}
-    return {device: mib for device, mib in after.items() if mib > 0}
+    return {d: lack for d, mib in missing.items() if (lack := mib - given.get(d, 0)) > 0}
 
 
 def _without_superfluous(chosen: list[Offer], missing: Mapping[str, int]) -> list[Offer]:

@@ -5,16 +5,16 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.ready
 NODE := tests/clients/node/node_modules/.package-lock.json
 
-COMPILED := build/compiled
+COMPILED := $(CURDIR)/build/compiled
 
-.PHONY: setup demo test test-vllm test-compiled check compiled bench bench-compiled bench-scheduler fmt demo-models clean
+.PHONY: setup demo test test-vllm test-compiled check compiled bench bench-scheduler fmt demo-models clean
 
 setup: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit("Modelyard needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0]) if sys.version_info < (3, 11) else None'
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,transformers]'
+	MODELYARD_COMPILE=0 $(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev,transformers]'
 	@touch $@
 
 demo: setup
@@ -46,37 +46,28 @@ $(VENV)-vllm/.ready: tests/vllm/constraints.txt
 	$(VENV)-vllm/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
-# A wheel in build/wheel with the hot path compiled to C by mypyc. Needs a C compiler.
-compiled: $(COMPILED)/.ready
+# A wheel in build/wheel as users get it, unpacked in build/compiled; an error without a C compiler.
+# Everything runs compiled with it: PYTHONPATH=build/compiled .venv/bin/python bench/soak.py
+compiled: setup
+	MODELYARD_COMPILE=1 $(BIN)/python bench/compiled.py
 
-$(COMPILED)/.ready: setup pyproject.toml $(wildcard src/modelyard/*/*.py)
-	rm -rf build/tree build/wheel $(COMPILED)
-	mkdir -p build/tree
-	cp -r src pyproject.toml README.md LICENSE build/tree
-	HATCH_BUILD_HOOK_ENABLE_MYPYC=1 $(BIN)/python -m pip wheel --quiet --no-deps --wheel-dir build/wheel ./build/tree
-	$(BIN)/python -m zipfile --extract build/wheel/*.whl $(COMPILED)
-	@touch $@
-
-test-compiled: $(COMPILED)/.ready
-	PYTHONPATH=$(CURDIR)/$(COMPILED) $(BIN)/python -m pytest tests/http tests/runtime tests/e2e $(ARGS)
+test-compiled: compiled
+	PYTHONPATH=$(COMPILED) $(BIN)/python -m pytest tests/http tests/runtime tests/e2e $(ARGS)
 
 check: setup
-	$(BIN)/ruff check src tests bench training
-	$(BIN)/ruff format --check src tests bench training
+	$(BIN)/ruff check hatch_build.py src tests bench training
+	$(BIN)/ruff format --check hatch_build.py src tests bench training
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
 fmt: setup
-	$(BIN)/ruff check --fix src tests bench training
-	$(BIN)/ruff format src tests bench training
+	$(BIN)/ruff check --fix hatch_build.py src tests bench training
+	$(BIN)/ruff format hatch_build.py src tests bench training
 
 bench: setup
 	$(BIN)/python bench/gateway.py $(ARGS)
-	$(BIN)/python bench/startup.py
-	$(BIN)/python -m bench.latency
-
-bench-compiled: $(COMPILED)/.ready
-	PYTHONPATH=$(CURDIR)/$(COMPILED) $(BIN)/python bench/gateway.py $(ARGS)
+	PYTHONPATH=$(COMPILED) $(BIN)/python bench/startup.py
+	PYTHONPATH=$(COMPILED) $(BIN)/python -m bench.latency
 
 bench-scheduler: setup
 	$(BIN)/python bench/scheduler.py $(ARGS)
@@ -88,4 +79,4 @@ demo-models:
 	$(VENV)-training/bin/python -m training.evaluate
 
 clean:
-	rm -rf $(VENV) $(VENV)-clients $(VENV)-training $(VENV)-vllm tests/clients/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf build $(VENV) $(VENV)-clients $(VENV)-training $(VENV)-vllm tests/clients/node/node_modules .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

@@ -5,6 +5,9 @@ went through. The proxy has one core to itself; load generator and engine share 
 take turns, several rounds each; the ratio of the medians is what counts, because absolute times
 depend on the machine and on whoever shares it.
 
+What runs is the package as users install it, its hot path compiled where there is a C compiler: it
+is built first (`bench/compiled.py`). `--interpreted` measures the sources as they are.
+
 `modelyard` has all features on: a key that is checked, limits of requests and tokens, usage asked
 for and hidden, records. `bare` is the same without keys.
 
@@ -140,6 +143,21 @@ def wait_for(port: int, path: str = "/health") -> None:
     raise SystemExit(f"nothing answers on port {port}")
 
 
+def is_compiled(gateway: Proxy) -> bool:
+    """What the server says of itself."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{gateway.port}/api/version") as answer:
+        return bool(json.load(answer)["compiled"])
+
+
+def run_what_users_install() -> None:
+    """From now on this process starts servers from the package that `bench/compiled.py` builds."""
+    build = [sys.executable, str(HERE / "compiled.py")]
+    done = subprocess.run(build, stdout=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise SystemExit(done.returncode)
+    os.environ["PYTHONPATH"] = done.stdout.strip()
+
+
 def start_nginx(stack: ExitStack, folder: Path, engine: int, core: int) -> Proxy:
     port = free_port()
     conf = folder / "nginx.conf"
@@ -154,7 +172,10 @@ def start_nginx(stack: ExitStack, folder: Path, engine: int, core: int) -> Proxy
 def start_gateway(
     stack: ExitStack, folder: Path, engine: int, args: argparse.Namespace, key: str
 ) -> Proxy:
-    """A whole Modelyard, which starts the benchmark's engine on the other core."""
+    """A whole Modelyard, which starts the benchmark's engine on the other core.
+
+    The package is the one that PYTHONPATH names, else the sources.
+    """
     port = free_port()
     backend = [sys.executable, str(HERE / "backend.py"), "--port", "{port}"]
     name = "modelyard" if key else "bare"
@@ -248,6 +269,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=3, help="length of one measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--only", metavar="KEY", help="one workload, like json_request")
+    parser.add_argument("--interpreted", action="store_true", help="run the sources as they are")
     parser.add_argument("--proxy-core", type=int, default=1)
     parser.add_argument("--load-core", type=int, default=0)
     args = parser.parse_args()
@@ -257,10 +279,12 @@ def main() -> int:
             return 1
     most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
+    if args.interpreted:
+        os.environ.pop("PYTHONPATH", None)
+    else:
+        run_what_users_install()
     key = key_text("bench", os.urandom(SECRET_BYTES))
     report: dict[str, object] = {}
-    if not args.json:
-        print(f"{'CPU time':<28}{'nginx':>10}{'modelyard':>12}{'bare':>10}{'ratio':>8}{'bare':>7}")
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
         folder.chmod(0o755)
@@ -270,6 +294,10 @@ def main() -> int:
             start_gateway(stack, folder, free_port(), args, ""),
         ]
         proxies = [start_nginx(stack, folder, engine, args.proxy_core), *gateways]
+        report["compiled"] = is_compiled(gateways[0])
+        if not args.json:
+            how = f"CPU time, {'compiled' if report['compiled'] else 'interpreted'}"
+            print(f"{how:<28}{'nginx':>10}{'modelyard':>12}{'bare':>10}{'ratio':>8}{'bare':>7}")
         for workload in WORKLOADS:
             if args.only in (None, workload.key):
                 us = measure(proxies, script_for(folder, workload, key), workload, args)

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from modelyard import __version__
+from modelyard import __version__, compiled
 
 if TYPE_CHECKING:
     from tests.cli.conftest import Run, ServerProcess
@@ -107,9 +107,12 @@ def test_info_as_json_is_one_document(cli: Run, server: ServerProcess) -> None:
 
 
 def test_version_needs_no_server(alone: Run) -> None:
-    assert alone("version").out == f"modelyard {__version__}\n"
-    assert alone("--version").out == f"modelyard {__version__}\n"
-    assert alone("version", "--json").json["modelyard"] == __version__
+    how = "compiled" if compiled() else "interpreted"
+
+    assert alone("version").out == f"modelyard {__version__}, {how}\n"
+    assert alone("--version").out == f"modelyard {__version__}, {how}\n"
+    told = alone("version", "--json").json
+    assert (told["modelyard"], told["compiled"]) == (__version__, compiled())
 
 
 def test_version_and_help_import_neither_server_nor_http_client(alone: Run) -> None:

@@ -16,7 +16,6 @@ from typing import Annotated
 
 import typer
 
-from modelyard import __version__
 from modelyard.cli import (
     about,
     assign,
@@ -79,7 +78,7 @@ app.command()(about.version)
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"modelyard {__version__}")
+        about.version()
         raise typer.Exit
 
 

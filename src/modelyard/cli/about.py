@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from modelyard import __version__
+from modelyard import __version__, compiled
 from modelyard.cli.options import Json, Url
 from modelyard.cli.output import print_json, print_pairs, say
 from modelyard.cli.words import NOTHING, bar, counted, listed, memory, short_path, span
@@ -33,23 +33,29 @@ def info(url: Url = None, as_json: Json = False) -> None:
 def version(as_json: Json = False) -> None:
     """Show the version of this program."""
     if not as_json:
-        say(f"modelyard {__version__}")
+        say(f"modelyard {__version__}, {built(compiled())}")
         return
     import platform
 
     print_json(
         {
             "modelyard": __version__,
+            "compiled": compiled(),
             "python": platform.python_version(),
             "platform": platform.platform(),
         }
     )
 
 
+def built(is_compiled: bool) -> str:
+    """How the hot path runs, in a word."""
+    return "compiled" if is_compiled else "interpreted"
+
+
 def _server_pairs(server: Info) -> list[tuple[str, str]]:
     return [
         ("Server", f"{server.url}  (OpenAI base URL: {server.url}/v1)"),
-        ("Version", server.version),
+        ("Version", f"{server.version}, {built(server.compiled)}"),
         ("Running for", f"{span(server.uptime_s)}, process {server.pid}"),
         ("Own memory", memory(server.memory_mib)),
         ("Config", short_path(server.config_path)),

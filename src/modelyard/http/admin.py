@@ -20,7 +20,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
-from modelyard import __version__
+from modelyard import __version__, compiled
 from modelyard.catalog.found import FoundModel
 from modelyard.config.assignment import AssignmentView, Reloaded, Wanted
 from modelyard.config.pulling import PULLS
@@ -143,6 +143,7 @@ def _server(yard: Loop, facts: Facts, gateway: Gateway, pulls: Pulls) -> APIRout
         now = time.time()
         return Info(
             version=__version__,
+            compiled=compiled(),
             pid=process.pid,
             url=facts.url,
             started_at=facts.started_at,

@@ -3,9 +3,6 @@
 Laws of this file:
 - Nothing is decoded but the `usage` and `timings` objects themselves: they are found by their key,
   which cannot stand inside a JSON string, whose quotes are escaped.
-
-Sources: OpenAI's usage (`prompt_tokens`, ...), Anthropic's (`input_tokens` without those read from
-a cache, `output_tokens`), llama.cpp's `timings` (tools/server/README.md).
 """
 
 from __future__ import annotations
@@ -16,6 +13,7 @@ from typing import Final
 import msgspec
 
 from modelyard.http.record import Record
+from modelyard.http.told import Usage, decode_timings, decode_usage
 
 BRIDGE: Final = 2048
 """Bytes of an answer's end in which `timings` are looked for."""
@@ -23,38 +21,6 @@ BRIDGE: Final = 2048
 _OBJECT = rb"\s*+:\s*+(\{(?:[^{}]++|\{[^{}]*+\})*+\})"
 _USAGE: Final = re.compile(rb'"usage"' + _OBJECT)
 _TIMINGS: Final = re.compile(rb'"timings"' + _OBJECT)
-
-
-class _Details(msgspec.Struct):
-    cached_tokens: int | None = None
-    reasoning_tokens: int | None = None
-    audio_tokens: int | None = None
-
-
-class _Usage(msgspec.Struct):
-    prompt_tokens: int | None = None
-    completion_tokens: int | None = None
-    total_tokens: int | None = None
-    input_tokens: int | None = None
-    output_tokens: int | None = None
-    cache_read_input_tokens: int | None = None
-    cache_creation_input_tokens: int | None = None
-    prompt_tokens_details: _Details | None = None
-    input_tokens_details: _Details | None = None
-    completion_tokens_details: _Details | None = None
-    output_tokens_details: _Details | None = None
-
-
-class _Timings(msgspec.Struct):
-    prompt_n: int | None = None
-    predicted_n: int | None = None
-    cache_n: int | None = None
-    prompt_ms: float | None = None
-    predicted_ms: float | None = None
-
-
-_decode_usage = msgspec.json.Decoder(_Usage).decode
-_decode_timings = msgspec.json.Decoder(_Timings).decode
 
 
 def note_whole(record: Record, data: bytes) -> None:
@@ -75,7 +41,7 @@ def note_usage(record: Record, data: bytes, at: int) -> bool:
             return False
         told = found[1]
     try:
-        said = _decode_usage(told)
+        said = decode_usage(told)
     except (msgspec.DecodeError, UnicodeDecodeError):
         return False
     _note_prompt(record, said)
@@ -97,7 +63,7 @@ def _flat_object(data: bytes, at: int) -> bytes:
     return data[begin : end + 1]
 
 
-def _note_prompt(record: Record, said: _Usage) -> None:
+def _note_prompt(record: Record, said: Usage) -> None:
     if said.prompt_tokens is not None:
         record.prompt_tokens = said.prompt_tokens
     elif said.input_tokens is not None:
@@ -119,7 +85,7 @@ def note_timings(record: Record, data: bytes) -> None:
     if found is None:
         return
     try:
-        said = _decode_timings(found[1])
+        said = decode_timings(found[1])
     except (msgspec.DecodeError, UnicodeDecodeError):
         return
     record.prompt_ms, record.predicted_ms = said.prompt_ms, said.predicted_ms

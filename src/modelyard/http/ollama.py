@@ -21,7 +21,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import Response, StreamingResponse
 from fastapi.routing import APIRoute
 
-from modelyard import __version__
+from modelyard import __version__, compiled
 from modelyard.catalog.found import FoundModel
 from modelyard.config.pulling import PullWanted
 from modelyard.core.errors import InvalidRequest, ModelNotFound, ModelyardError
@@ -81,8 +81,9 @@ def _listings(router: APIRouter, yard: Loop, found: Found, started_at: float) ->
 
     @router.get("/version")
     async def version() -> Response:
-        """The version of Ollama's API, and ours."""
-        return _json({"version": API_VERSION, "modelyard": __version__})
+        """The version of Ollama's API, and ours; whether our hot path is compiled."""
+        ours = {"modelyard": __version__, "compiled": compiled()}
+        return _json({"version": API_VERSION, **ours})
 
     @router.get("/tags")
     async def tags(request: Request) -> Response:

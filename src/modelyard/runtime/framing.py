@@ -17,6 +17,8 @@ MAX_LENGTH_DIGITS: Final = 12
 END: Final = b"\r\n\r\n"
 CR: Final = 13
 LF: Final = 10
+ZERO: Final = 48
+NINE: Final = 57
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*+([0-9]++)[ \t]*+(?=\r\n)", re.IGNORECASE)
 
 
@@ -60,14 +62,13 @@ def as_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 class Template:
     """A head, but for the digits of its `content-length`."""
 
-    __slots__ = ("_begin", "_digits_at", "_end", "_ends_before")
+    __slots__ = ("_begin", "_digits_at", "_end")
 
     def __init__(self, begin: bytes, end: bytes) -> None:
         """`begin` and `end` are what stands before and after the digits."""
         self._begin = begin
         self._end = end
         self._digits_at = len(begin)
-        self._ends_before = len(begin) + MAX_LENGTH_DIGITS + len(end)
 
     @classmethod
     def of(cls, data: bytes, lines: int) -> Template | None:
@@ -84,14 +85,16 @@ class Template:
 
     def match(self, data: bytes) -> tuple[int, int] | None:
         """If `data` begins with this head: where its body begins, and the length it announces."""
-        if not data.startswith(self._begin):
-            return None
         at = self._digits_at
-        end = data.find(self._end, at, self._ends_before)
-        if end < 0:
+        if data[:at] != self._begin:
             return None
-        digits = data[at:end]
-        return (end + len(self._end), int(digits)) if digits.isdigit() else None
+        length, begin = 0, at
+        most = min(len(data), begin + MAX_LENGTH_DIGITS)
+        while at < most and ZERO <= data[at] <= NINE:
+            length = length * 10 + data[at] - ZERO
+            at += 1
+        body_at = at + len(self._end)
+        return (body_at, length) if at > begin and data[at:body_at] == self._end else None
 
 
 class AnswerHead:

@@ -15,6 +15,7 @@ import json
 import logging
 import os
 import random
+import re
 import signal
 import socket
 import struct
@@ -32,6 +33,8 @@ SETTLED_S = 60.0
 CLIENTS = 8
 MAX_SENT = 300_000
 LONGEST_S = 4.0
+CHUNK_LINES = re.compile(rb"\r\n[0-9a-fA-F]+\r\n")
+"""Framing that may stand inside of a name that is sent in chunks."""
 """A client that has neither an end nor an answer after this leaves."""
 TOKENS = (
     b"\r\n", b"\n", b"\r", b"\x00", b"\xff", b":", b";", b" ", b"\t", b"0", b"-1", b"chunked",
@@ -228,7 +231,7 @@ class Fuzzer:
             return
         status = int(first[9:12])
         self.found.statuses[status] += 1
-        if status == 500 and b'"h"' not in data:
+        if status == 500 and b'"h"' not in CHUNK_LINES.sub(b"", data):  # h's engine may say so
             self.found.problems.append(f"500 for {data[:500]!r}")
 
     def _kill(self) -> None:

@@ -58,7 +58,9 @@ def note_usage(record: Record, data: bytes, at: int) -> bool:
 def _flat_object(data: bytes, at: int) -> bytes:
     """The object after a key that ends at `at`, if it holds no other, as most do; else empty."""
     begin, end = data.find(b"{", at), data.find(b"}", at)
-    if data[at:begin].strip() != b":" or end < begin or data.find(b"{", begin + 1, end) >= 0:
+    if begin < 0 or end < begin:
+        return b""
+    if data[at:begin].strip() != b":" or data.find(b"{", begin + 1, end) >= 0:
         return b""
     return data[begin : end + 1]
 

@@ -13,12 +13,15 @@ from hypothesis import strategies as st
 from modelyard.core.errors import ModelyardError
 from modelyard.core.specs import Endpoint
 from modelyard.runtime.framing import MOST_OF_A_CHUNK, AnswerHead, as_chunk, chunk_data_at
+from modelyard.runtime.relay import Relay
 from modelyard.runtime.upstream import Connection, Upstream
 
 HEAD = b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\ntransfer-encoding: chunked\r\n\r\n"
 LAST = b"0\r\n\r\n"
 DATA = st.binary(min_size=1, max_size=40) | st.binary(min_size=250, max_size=300)
+EVENTS = st.lists(DATA, min_size=1, max_size=3).map(lambda each: b"\n\n".join(each) + b"\n\n")
 CHUNKS = st.one_of(
+    EVENTS.map(as_chunk),
     DATA.map(as_chunk),
     DATA.map(lambda data: b"%X;x=1\r\n%b\r\n" % (len(data), data)),  # an extension
     DATA.map(lambda data: b"0%x\r\n%b\r\n" % (len(data), data)),  # a zero before the size
@@ -43,10 +46,11 @@ class Told:
 
     def __init__(self, *, takes: list[bool]) -> None:
         self.body = b""
-        self.relayed = 0
         self.is_over = False
         self.error: ModelyardError | None = None
-        self._takes = takes
+        self.relay = Relay(self._sent_on, b'"usage"')
+        self.takes = takes
+        """By read, whether the relay may take it."""
 
     def answer_begins(self, head: AnswerHead, length: int | None) -> None:
         """The head is always the same."""
@@ -58,13 +62,11 @@ class Told:
     def answer_fails(self, error: ModelyardError) -> None:
         self.error = error
 
-    def relay(self, chunk: bytes, data_at: int) -> bool:
-        if not (self._takes and self._takes.pop()):
-            return False
-        assert chunk == as_chunk(chunk[data_at:-2])
-        self.body += chunk[data_at:-2]
-        self.relayed += 1
-        return True
+    def _sent_on(self, chunk: bytes) -> None:
+        data = chunk[chunk.index(b"\r\n") + 2 : -2]
+        assert chunk == as_chunk(data)
+        assert data.endswith(b"\n\n")
+        self.body += data
 
 
 async def heard(parts: list[bytes], *, takes: list[bool] | None) -> Told:
@@ -76,6 +78,7 @@ async def heard(parts: list[bytes], *, takes: list[bool] | None) -> Told:
     if takes is not None:
         connection.relay = told.relay
     for part in parts:
+        told.relay.is_held = not (told.takes and told.takes.pop())
         connection.data_received(part)
     connection.upstream.retire()
     return told
@@ -132,21 +135,36 @@ async def test_a_body_is_the_same_whoever_takes_its_chunks(
 
 
 async def test_a_chunk_for_each_read_is_sent_on_and_never_parsed() -> None:
-    chunks = [as_chunk(b"data: %d\n\n" % number) for number in range(20)]
-    told = await heard([HEAD, *chunks, LAST], takes=[True] * 20)
+    data = [b"data: %d\n\n" % number for number in range(20)]
+    told = await heard([HEAD, *map(as_chunk, data), LAST], takes=[True] * 22)
 
-    assert (told.relayed, told.is_over) == (20, True)
+    assert (told.relay.events, told.relay.size) == (20, len(b"".join(data)))
+    assert told.is_over
+
+
+@given(EVENTS)
+async def test_events_are_counted_that_are_sent_on(events: bytes) -> None:
+    told = await heard([HEAD, as_chunk(events)], takes=[True] * 2)
+
+    assert told.relay.events == events.count(b"\n\n")
+
+
+@pytest.mark.parametrize("data", [b'data: {"usage": 1}\n\n', b"data: half", b"data: x\n", b"\r\n"])
+async def test_what_concerns_us_goes_the_usual_way(data: bytes) -> None:
+    told = await heard([HEAD, as_chunk(data)], takes=[True] * 2)
+
+    assert (told.relay.events, told.body) == (0, data)
 
 
 @pytest.mark.parametrize("begun", [b"5", b"5\r", b"5\r\nhe", b"0\r\n", b"0\r\nx: y\r\n"])
 async def test_what_looks_like_a_chunk_amid_another_is_not_sent_on(
     begun: bytes,
 ) -> None:
-    chunk = as_chunk(b"hello")
+    chunk = as_chunk(b"hello\n\n")
     told = await heard([HEAD, begun, chunk, chunk], takes=[True] * 4)
     plain = await heard([HEAD, begun, chunk, chunk], takes=None)
 
-    assert told.relayed == 0
+    assert told.relay.events == 0
     assert (told.body, told.is_over) == (plain.body, plain.is_over)
     assert type(told.error) is type(plain.error)
 
@@ -162,9 +180,9 @@ async def test_no_relay_outlives_its_answer() -> None:
     assert upstream.idle_connection() is connection
     connection.send(second, b"")
     connection.data_received(HEAD)
-    connection.data_received(as_chunk(b"for the second alone"))
+    connection.data_received(as_chunk(b"for the second alone\n\n"))
     connection.data_received(LAST)
     upstream.retire()
 
-    assert (first.body, first.relayed) == (b"", 0)
-    assert (second.body, second.is_over) == (b"for the second alone", True)
+    assert (first.body, first.relay.events) == (b"", 0)
+    assert (second.body, second.is_over) == (b"for the second alone\n\n", True)

@@ -14,7 +14,9 @@ from collections.abc import Callable
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
+from modelyard.http.usage import USAGE
 from modelyard.runtime.framing import AnswerHead, as_chunk, as_lines
+from modelyard.runtime.relay import Relay
 from modelyard.runtime.upstream import Headers
 
 NOT_RETURNED = frozenset(
@@ -27,7 +29,6 @@ NOT_RETURNED = frozenset(
 
 
 EVENT_STREAM = b"text/event-stream"
-EVENT_END = b"\n\n"
 
 
 def kept_of(headers: Headers) -> Headers:
@@ -104,16 +105,9 @@ class Answer:
         if body:
             self._write(body)
 
-    @property
-    def may_pass_on(self) -> bool:
-        """Whether chunks can follow as they come: the head is written, and says that they do."""
-        return self._chunked and self.has_body
-
-    def pass_on(self, chunk: bytes, size: int) -> None:
-        """A chunk of so many bytes of data, framed as ours are, which ends with an event."""
-        self.last_part = EVENT_END
-        self.bytes_out += size
-        self._write(chunk)
+    def relay(self) -> Relay | None:
+        """Who may send on chunks; None until a head is written that says that they come."""
+        return Relay(self._write, USAGE) if self._chunked and self.has_body else None
 
     def whole(self, status: int, common: bytes, headers: Headers, body: bytes) -> None:
         """An answer at once."""

@@ -25,6 +25,7 @@ from modelyard.http import remotes
 from modelyard.http.translated import Hearer, Translated
 from modelyard.runtime.failover import Failover
 from modelyard.runtime.framing import AnswerHead
+from modelyard.runtime.relay import Relay
 from modelyard.runtime.upstream import Buffer, Connection, Headers, Lease, Upstream
 
 GONE_WAIT_S = 2.0
@@ -118,7 +119,7 @@ class Attempt:
         if self._connection is not None and self._answers:
             self._connection.resume_reading()
 
-    def relay_to(self, relay: Callable[[bytes, int], bool]) -> None:
+    def relay_to(self, relay: Relay) -> None:
         """Offer each chunk of the answer to `relay` first, if nobody stands between."""
         if self._connection is not None and self._connection.listener is self._asker:
             self._connection.relay = relay

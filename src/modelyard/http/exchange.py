@@ -45,6 +45,7 @@ from modelyard.http.record import Record
 from modelyard.http.request_head import RequestHead
 from modelyard.http.usage import StreamTap, WholeTap
 from modelyard.runtime.framing import AnswerHead, as_lines
+from modelyard.runtime.relay import Relay
 from modelyard.runtime.upstream import Buffer, Headers, Lease, Upstream
 
 if TYPE_CHECKING:
@@ -104,8 +105,10 @@ class Exchange:
     """Whether anything came from the engine since the last look."""
     _tap: StreamTap | None = None
     """Reads a stream as it passes."""
-    _is_relayed = False
-    """Whether it has been settled if the chunks of a stream are sent on as they come."""
+    _relay: Relay | None = None
+    """Sends on chunks of a stream as they come."""
+    _relayed = 0
+    """Events that it had sent on at the last look."""
     _whole: WholeTap | None = None
     """Reads any other answer, if that comes in parts."""
     _kept: tuple[int, Headers] | None = None
@@ -217,11 +220,13 @@ class Exchange:
     def look(self, now: float) -> None:
         """Time-outs and heartbeats; called a few times a second."""
         settings = self._gateway.settings
+        if self._relay is not None and self._relay.events != self._relayed:
+            self._relayed = self._relay.events
+            self._heard = True
         if self._heard:
             self._heard = False
             self._since = now
-        if self._tap is not None:
-            self.record.parts = self._tap.events
+            self.record.parts = self._events()
         silent_s = now - self._since
         if self._phase is Phase.READING:
             if self._begun and silent_s > settings.body_timeout_s:
@@ -412,7 +417,7 @@ class Exchange:
         self._phase = Phase.SENDING
         self._answer.forget()
         self._kept = self._tap = self._whole = None
-        self._is_relayed = False
+        self._relay = None
         self._is_stream = self.record.stream
         self._asking.translate()
         if self._company is not None:
@@ -485,18 +490,17 @@ class Exchange:
             self._answer.part(body, complete)
         if complete:
             self._end(served=True)
-        elif not self._is_relayed and self._tap is not None and self._answer.may_pass_on:
-            self._is_relayed = True
-            if self._asking.reply is None and self._attempt is not None:
-                self._attempt.relay_to(self._pass_on)
+        elif self._tap is not None:
+            self._let_pass(self._tap)
 
-    def _pass_on(self, chunk: bytes, data_at: int) -> bool:
-        """Send a chunk on as it came, if nothing in it concerns us; whether it was."""
-        if self._tap is None or not self._tap.lets_pass(chunk, data_at):
-            return False
-        self._heard = True
-        self._answer.pass_on(chunk, len(chunk) - data_at - 2)
-        return True
+    def _let_pass(self, tap: StreamTap) -> None:
+        """Have chunks sent on as they come, while no event is held back."""
+        if self._relay is None and self._asking.reply is None and self._attempt is not None:
+            self._relay = self._answer.relay()
+            if self._relay is not None:
+                self._attempt.relay_to(self._relay)
+        if self._relay is not None:
+            self._relay.is_held = tap.holds
 
     def _shown(self, data: bytes, complete: bool) -> bytes:
         """What the client gets of a stream."""
@@ -642,14 +646,20 @@ class Exchange:
             transport.close()
         self._protocol.exchange_ended()
 
+    def _events(self) -> int:
+        """Those of a stream that the client was sent."""
+        relayed = 0 if self._relay is None else self._relay.events
+        return relayed if self._tap is None else relayed + self._tap.events
+
     def _account(self, before: Phase) -> None:
         """Complete the record; `before` is where the exchange was when it ended."""
         record = self.record
         record.total_s = self._gateway.now() - self._began
         record.status = self._answer.status or CLIENT_LEFT
         record.bytes_out = self._answer.bytes_out
-        if self._tap is not None:
-            record.parts = self._tap.events
+        if self._relay is not None:
+            record.bytes_out += self._relay.size
+        record.parts = self._events()
         if record.error and before >= Phase.SENDING:
             is_clients_own = self._route.translate is not None and self._asking.reply is None
             record.reckon(begins_with_usage=self._is_stream and is_clients_own)

@@ -19,8 +19,8 @@ from modelyard.http.record import Record
 MAX_HELD: Final = 1024 * 1024
 """Longest unfinished event that is held back; a longer one passes unseen."""
 
-_CHUNK_END: Final = b"\n\n\r\n"
-"""How a chunk ends whose data ends with an event."""
+USAGE: Final = b'"usage"'
+"""What is watched for in a stream."""
 _NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _NO_USAGE: Final = re.compile(rb',\s*"usage"\s*:\s*null')
 
@@ -50,18 +50,14 @@ class StreamTap:
         self.events = 0
         """Those that have come, but for one that tells usage and nothing else."""
 
-    def lets_pass(self, chunk: bytes, data_at: int) -> bool:
-        """Whether a chunk, framing included, may be sent on unseen: its events are whole, and tell
-        no usage. They are counted then."""
-        if self._rest or chunk[-4:] != _CHUNK_END or chunk.find(b'"usage"') >= 0:
-            return False
-        is_one = chunk.find(b"\n", data_at) == len(chunk) - len(_CHUNK_END)  # quicker than to count
-        self.events += 1 if is_one else chunk.count(b"\n\n", data_at)
-        return True
+    @property
+    def holds(self) -> bool:
+        """Whether an event has begun and not ended."""
+        return bool(self._rest)
 
     def feed(self, data: bytes) -> bytes:
         """The next part of the stream; returns what is sent on."""
-        if data.find(b'"usage"') < 0 and not self._rest and data.endswith(b"\n\n"):
+        if data.find(USAGE) < 0 and not self._rest and data.endswith(b"\n\n"):
             self.events += data.count(b"\n\n")
             return data
         whole = self._rest + data if self._rest else data
@@ -69,7 +65,7 @@ class StreamTap:
         events, rest = whole[:cut], whole[cut:]
         self.events += events.count(b"\ndata:") + events.startswith(b"data:")
         shown = events
-        if b'"usage"' in events:  # llama.cpp's timings stand beside it
+        if USAGE in events:  # llama.cpp's timings stand beside it
             shown = self._look_into(events)
             note_timings(self._record, events)
         if not self._hides:
@@ -83,7 +79,7 @@ class StreamTap:
     def end(self) -> bytes:
         """What is still held back when the stream is over."""
         rest, self._rest = self._rest, b""
-        if b'"usage"' in rest:
+        if USAGE in rest:
             rest = self._look_into(rest)
         return rest if self._hides else b""
 
@@ -92,7 +88,7 @@ class StreamTap:
         separator = b"\r\n\r\n" if b"\r\n\r\n" in events else b"\n\n"
         shown = []
         for event in events.split(separator):
-            at = event.rfind(b'"usage"')
+            at = event.rfind(USAGE)
             if at >= 0:
                 told = note_usage(self._record, event, at)
                 if told and _NO_CHOICES.search(event):

@@ -31,7 +31,8 @@ from modelyard.core.errors import BadEngineAnswer, EngineDied, ModelyardError
 from modelyard.core.specs import Endpoint
 from modelyard.engines.quirks import Quirks
 from modelyard.runtime.dialing import dial
-from modelyard.runtime.framing import AnswerHead, Template, chunk_data_at
+from modelyard.runtime.framing import AnswerHead, Template
+from modelyard.runtime.relay import Relay
 
 if TYPE_CHECKING:
     from modelyard.runtime.failover import Failover
@@ -252,9 +253,8 @@ class Connection:
     _until_close = False
     _between = False
     """The parser stands between two chunks of a body."""
-    relay: Callable[[bytes, int], bool] | None = None
-    """Who may send a chunk on as it is. Called with the chunk and with where its data begins; says
-    whether it has: if not, the chunk goes the usual way."""
+    relay: Relay | None = None
+    """Who is offered each chunk first, as it came. What it does not take goes the usual way."""
 
     def __init__(self, upstream: Upstream) -> None:
         self.upstream = upstream
@@ -322,10 +322,8 @@ class Connection:
         """The engine reads again."""
 
     def data_received(self, data: bytes) -> None:
-        if self._between and self.relay is not None:
-            at = chunk_data_at(data)
-            if at and self.relay(data, at):
-                return
+        if self._between and self.relay is not None and self.relay.takes(data):
+            return
         if self.listener is None:  # bytes that nobody asked for
             self.close()
         elif self._left:

@@ -3,6 +3,7 @@
 pip makes an environment for each build and fetches what the build needs, as it does for users.
 """
 
+import ast
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import shutil
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -138,6 +140,29 @@ def answers(wheel: Path, folder: Path) -> tuple[bool, str, str]:
     assert isinstance(version, dict)
     assert version["compiled"] is compiled
     return compiled, whole or "", parts
+
+
+def modules() -> list[Path]:
+    """What is compiled."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    hook = project["tool"]["hatch"]["build"]["targets"]["wheel"]["hooks"]["custom"]
+    return [ROOT / module for module in hook["modules"]]
+
+
+@pytest.mark.parametrize("module", modules(), ids=lambda module: module.stem)
+def test_nothing_that_is_compiled_awaits_while_it_handles_an_exception(module: Path) -> None:
+    """mypyc leaves such an exception to whatever runs meanwhile, as the one being handled there:
+    what is raised then, in another request, would have it as its context."""
+    tree = ast.parse(module.read_text())
+    handling = (ast.ExceptHandler, ast.AsyncWith, ast.AsyncFor)
+    waits = (ast.Await, ast.AsyncWith, ast.AsyncFor, ast.Yield, ast.YieldFrom)
+    blocks = [node for node in ast.walk(tree) if isinstance(node, handling)]
+    finals = [node.finalbody for node in ast.walk(tree) if isinstance(node, ast.Try)]
+    inside = [*blocks, *(statement for body in finals for statement in body)]
+
+    assert [
+        each.lineno for node in inside for each in ast.walk(node) if isinstance(each, waits)
+    ] == []
 
 
 def can_compile() -> bool:

@@ -11,6 +11,7 @@ Laws of this file:
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any, Protocol
 
@@ -142,19 +143,23 @@ class Attempt:
             self._spawn(self._connect(upstream), "connect to an engine")
 
     async def _connect(self, upstream: Upstream) -> None:
-        failover = self._lease.upstream.failover
+        connection: Connection | None = None
+        refusal: OSError | None = None
         try:
             connection = await upstream.connect()
         except OSError as error:
+            refusal = error
+        failover = self._lease.upstream.failover
+        if connection is not None:
+            if self._is_over:
+                connection.close()
+            else:
+                self._send(connection)
+        elif refusal is not None:
             if failover is None:
-                await self._unreachable(error)
+                await self._unreachable(refusal)
             elif not self._is_over:
-                self._failed_there(failover, remotes.words_of(error))
-            return
-        if self._is_over:
-            connection.close()
-        else:
-            self._send(connection)
+                self._failed_there(failover, remotes.words_of(refusal))
 
     async def _unreachable(self, error: OSError) -> None:
         """The engine took no connection, so it never saw the request: another try, once."""
@@ -165,11 +170,8 @@ class Attempt:
             self._asker.fail(EngineDied(upstream.model, str(error) or type(error).__name__))
             return
         self._lease.close(served=False)
-        try:
-            async with asyncio.timeout(GONE_WAIT_S):
-                await upstream.gone.wait()
-        except TimeoutError:
-            pass  # it lives and may take connections again
+        with contextlib.suppress(TimeoutError):  # it lives and may take connections again
+            await asyncio.wait_for(upstream.gone.wait(), GONE_WAIT_S)
         if not self._is_over:
             self._asker.unseen()
 

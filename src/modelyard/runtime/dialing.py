@@ -44,21 +44,25 @@ _RUN_BYTES = 4
 _LAST_PID = 2**22
 
 
-async def dial(endpoint: Endpoint, protocol: Callable[[], P], tls: ssl.SSLContext | None) -> P:
-    """A connection that speaks what `protocol` makes of it. The caller bounds it.
+async def dial(
+    endpoint: Endpoint, protocol: Callable[[], P], tls: ssl.SSLContext | None, within_s: float
+) -> P:
+    """A connection that speaks what `protocol` makes of it.
 
-    Raises OSError; ConnectionRefusedError if nobody listens there.
+    Raises OSError; ConnectionRefusedError if nobody listens there, TimeoutError if there is none
+    in time.
     """
     loop = asyncio.get_running_loop()
-    if endpoint.path:
-        joined = await _joined(endpoint.path)
-        _, made = await loop.create_unix_connection(protocol, sock=joined)
-    else:
-        host = endpoint.host
-        name = None if tls is None else host
-        _, made = await loop.create_connection(
-            protocol, host, endpoint.port, ssl=tls, server_hostname=name
-        )
+    async with asyncio.timeout(within_s):
+        if endpoint.path:
+            joined = await _joined(endpoint.path)
+            _, made = await loop.create_unix_connection(protocol, sock=joined)
+        else:
+            host = endpoint.host
+            name = None if tls is None else host
+            _, made = await loop.create_connection(
+                protocol, host, endpoint.port, ssl=tls, server_hostname=name
+            )
     return made
 
 

@@ -160,8 +160,7 @@ class Upstream:
 
     async def dial(self, protocol: Callable[[], P]) -> P:
         """A connection in no pool, which speaks what `protocol` makes of it. Raises OSError."""
-        async with asyncio.timeout(self.connect_timeout_s):
-            return await dial(self.endpoint, protocol, self.tls)
+        return await dial(self.endpoint, protocol, self.tls, self.connect_timeout_s)
 
     def opened(self, connection: Connection) -> None:
         self._open.add(connection)

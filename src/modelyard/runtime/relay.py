@@ -37,7 +37,9 @@ class Relay:
     def takes(self, chunk: bytes) -> bool:
         """Send the chunk on, if that may be; whether it was."""
         at = chunk_data_at(chunk)
-        if not at or self.is_held or chunk[-4:] != END or chunk.find(self._watched) >= 0:
+        if not at or self.is_held or chunk[-4:] != END or len(chunk) < at + len(END):
+            return False
+        if chunk.find(self._watched) >= 0:
             return False
         is_one = chunk.find(b"\n", at) == len(chunk) - len(END)  # which is quicker than to count
         self.events += 1 if is_one else chunk.count(b"\n\n", at)

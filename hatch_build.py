@@ -1,4 +1,4 @@
-"""Builds wheels: with the hot path compiled to C by mypyc where that is possible, else without.
+"""Builds wheels: with the hot path compiled by mypyc and a C compiler, or without where none is.
 
 Laws of this file:
 - Who has a C compiler and Python's headers gets the hot path compiled. Who has not gets a pure
@@ -6,7 +6,8 @@ Laws of this file:
   `MODELYARD_COMPILE=0` never compiles.
 - Nothing is written into the source tree: a copy of it is compiled.
 - An editable installation runs the sources as they are. A compiled wheel has them, too.
-- What is compiled is the list of modules in pyproject.toml, of which all are, or none.
+- What is compiled is listed in pyproject.toml: modules, which mypyc turns into C, and what is
+  written in C. All of it is, or nothing.
 """
 
 from __future__ import annotations
@@ -44,15 +45,19 @@ MYPY_OPTIONS = (
 )
 SETUP = """
 import json, sys
-from setuptools import setup  # before mypyc, which takes what is there
+from setuptools import Extension, setup  # before mypyc, which takes what is there
 from mypyc.build import mypycify
 
-modules, options = json.loads(sys.argv.pop())
+modules, options, written_in_c = json.loads(sys.argv.pop())
 setup(
     name="modelyard",
     package_dir={"": "src"},
-    ext_modules=mypycify([*options, *modules], group_name="modelyard", opt_level="3",
-                         debug_level="0", target_dir="c"),
+    ext_modules=[
+        *mypycify([*options, *modules], group_name="modelyard", opt_level="3", debug_level="0",
+                  target_dir="c"),
+        *(Extension(name, [file], extra_compile_args=["-O3"])
+          for name, file in written_in_c.items()),
+    ],
     script_args=["build_ext", "--build-lib", "lib", "--build-temp", "objects"],
 )
 """
@@ -104,9 +109,10 @@ class CompiledHotPath(BuildHookInterface):  # type: ignore[misc, type-arg, unuse
         if obstacle := _obstacle():
             raise NotCompiled(obstacle)
         modules: list[str] = self.config["modules"]
+        written_in_c: dict[str, str] = self.config["written_in_c"]
         self._folder = TemporaryDirectory(prefix="modelyard-build-")
         folder = Path(self._folder.name)
-        command = [sys.executable, "-c", SETUP, json.dumps([modules, MYPY_OPTIONS])]
+        command = [sys.executable, "-c", SETUP, json.dumps([modules, MYPY_OPTIONS, written_in_c])]
         try:
             shutil.copytree(
                 Path(self.root, "src"), folder / "src", ignore=shutil.ignore_patterns("*.so")
@@ -116,7 +122,8 @@ class CompiledHotPath(BuildHookInterface):  # type: ignore[misc, type-arg, unuse
             raise NotCompiled(str(error)) from error
         library = folder / "lib"
         files = {str(file): str(file.relative_to(library)) for file in library.rglob("*.so")}
-        if failed or len(files) != len(modules) + 1:  # one each, and one with the code of all
+        # One for each, and one with the code of all modules.
+        if failed or len(files) != len(modules) + 1 + len(written_in_c):
             raise NotCompiled(f"mypyc or the compiler failed: {_fault(output)}", output)
         return files
 

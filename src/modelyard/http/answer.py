@@ -14,7 +14,6 @@ from collections.abc import Callable
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
-from modelyard.http.usage import USAGE
 from modelyard.runtime.framing import AnswerHead, as_chunk, as_lines
 from modelyard.runtime.relay import Relay
 from modelyard.runtime.upstream import Headers
@@ -107,7 +106,7 @@ class Answer:
 
     def relay(self) -> Relay | None:
         """Who may send on chunks; None until a head is written that says that they come."""
-        return Relay(self._write, USAGE) if self._chunked and self.has_body else None
+        return Relay(self._write) if self._chunked and self.has_body else None
 
     def whole(self, status: int, common: bytes, headers: Headers, body: bytes) -> None:
         """An answer at once."""

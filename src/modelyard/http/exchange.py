@@ -60,6 +60,8 @@ ELSEWHERE = frozenset({
     "upstream_refuses_key", "upstreams_failed", "wait_timeout",
 })  # fmt: skip
 """Errors after which another model may do: they are the model's, not the request's."""
+ANSWERING_LOOK_S = 1.0
+"""How often time-outs of an answer that comes are looked at, at least."""
 CLIENT_LEFT = 499
 """nginx's status for a client that left before its answer: nobody is ever told."""
 
@@ -103,6 +105,10 @@ class Exchange:
     """Known once the request has waited for so long that its client is told."""
     _heard = True
     """Whether anything came from the engine since the last look."""
+    _next_look = 0.0
+    """When time-outs are looked at next, while an answer comes."""
+    _is_timed = False
+    """Whether the model's shape bounds its time."""
     _tap: StreamTap | None = None
     """Reads a stream as it passes."""
     _relay: Relay | None = None
@@ -219,6 +225,8 @@ class Exchange:
 
     def look(self, now: float) -> None:
         """Time-outs and heartbeats; called a few times a second."""
+        if now < self._next_look:
+            return
         settings = self._gateway.settings
         if self._relay is not None and self._relay.events != self._relayed:
             self._relayed = self._relay.events
@@ -238,6 +246,8 @@ class Exchange:
             return
         if self._phase is not Phase.WAITING and self._spec is not None:
             bound_s = self._spec.limits.response_timeout_s
+            if self._phase is Phase.ANSWERING and not self._is_timed:
+                self._next_look = now + min(ANSWERING_LOOK_S, bound_s / 8)
             if silent_s > bound_s and not self._protocol.flow.write_paused:
                 error = EngineTimeout(self._spec.id, bound_s)
                 if self._attempt is not None:
@@ -268,6 +278,7 @@ class Exchange:
         if self._spec is None or self._asking.shape is None:
             return False
         bound_s = self._asking.shape.timeout_s
+        self._is_timed = bound_s is not None
         if bound_s is None or now - self._began <= bound_s:
             return False
         self._targets.clear()
@@ -415,6 +426,7 @@ class Exchange:
         if self._answer.has_body:
             return False
         self._phase = Phase.SENDING
+        self._next_look = 0.0
         self._answer.forget()
         self._kept = self._tap = self._whole = None
         self._relay = None

@@ -524,6 +524,7 @@ class GatewayProtocol(HttpToolsProtocol):
         for turn in (self.serving, *unserved):
             if turn is not None and not isinstance(turn, RequestResponseCycle):
                 turn.client_left()
+        self.cycle = self.serving = self._tunnel = None  # which know it: no circle stays
 
     # --------------------------------------------------------------------------------- slow clients
 

@@ -15,12 +15,11 @@ from typing import Final
 
 from modelyard.http.counts import BRIDGE, note_timings, note_usage, note_whole
 from modelyard.http.record import Record
+from modelyard.runtime.chunks import USAGE
 
 MAX_HELD: Final = 1024 * 1024
 """Longest unfinished event that is held back; a longer one passes unseen."""
 
-USAGE: Final = b'"usage"'
-"""What is watched for in a stream."""
 _NO_CHOICES: Final = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _NO_USAGE: Final = re.compile(rb',\s*"usage"\s*:\s*null')
 

@@ -4,7 +4,8 @@ Laws of this file:
 - What repeats bytes that a parser has understood means the same as they did. Nothing is recognised
   that no parser has seen, but for the digits of a length.
 - Whatever is not recognised is left to a parser: that is never wrong, only slower.
-- A chunk is recognised only if it is written, to the byte, as we would write it ourselves.
+- A chunk is recognised only if it is written, to the byte, as we would write it ourselves
+  (`chunks.py`, or the same in C).
 """
 
 from __future__ import annotations
@@ -13,17 +14,18 @@ import re
 from collections.abc import Iterable
 from typing import Final
 
+try:
+    from modelyard.runtime._chunks import unframed as unframed
+    from modelyard.runtime._chunks import whole_events as whole_events
+except ImportError:  # nothing was compiled
+    from modelyard.runtime.chunks import unframed as unframed
+    from modelyard.runtime.chunks import whole_events as whole_events
+
 MAX_LENGTH_DIGITS: Final = 12
 END: Final = b"\r\n\r\n"
-CR: Final = 13
-LF: Final = 10
 ZERO: Final = 48
 NINE: Final = 57
 _LENGTH: Final = re.compile(rb"\r\ncontent-length:[ \t]*+([0-9]++)[ \t]*+(?=\r\n)", re.IGNORECASE)
-
-
-MOST_OF_A_CHUNK: Final = 4096
-"""Bytes, framing included, of the longest chunk that is recognised."""
 
 
 def as_chunk(data: bytes) -> bytes:
@@ -31,32 +33,16 @@ def as_chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def _beginning(size: int) -> bytes:
-    """What stands before the data of a chunk that is `size` bytes long with all its framing; empty
-    if none of ours is."""
-    for digits in range(1, 5):
-        begin = b"%x\r\n" % max(0, size - digits - 4)
-        if len(begin) == digits + 2 and size > digits + 4:
-            return begin
-    return b""
-
-
-_BEGINNINGS: Final = [_beginning(size) for size in range(MOST_OF_A_CHUNK + 1)]
-
-
-def chunk_data_at(data: bytes) -> int:
-    """If `data` is one chunk, whole and written as we write them: where its own data begins, which
-    ends two bytes before the end. Else 0."""
-    size = len(data)
-    begin = _BEGINNINGS[size] if size <= MOST_OF_A_CHUNK else b""
-    at = len(begin)
-    is_one = at > 0 and data[:at] == begin and data[size - 2] == CR and data[size - 1] == LF
-    return at if is_one else 0
-
-
 def as_lines(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
     """Header lines as they are written."""
     return b"".join([b"%b: %b\r\n" % header for header in headers])
+
+
+def plain_head(data: bytes, lines: int) -> bytes:
+    """The head with which `data` begins: a first line and so many header lines. Empty if it is not
+    written as most are, with CR LF alone at the end of each line."""
+    head = data[: data.find(END) + len(END)]
+    return head if head.count(b"\r\n") == head.count(b"\n") == lines + 2 else b""
 
 
 class Template:
@@ -76,10 +62,9 @@ class Template:
 
         None for a head that is not written as most are: with one length, and with CR LF alone.
         """
-        size = data.find(END) + len(END)
-        head = data[:size]
+        head = plain_head(data, lines)
         found = list(_LENGTH.finditer(head))
-        if len(found) != 1 or not head.count(b"\r\n") == head.count(b"\n") == lines + 2:
+        if len(found) != 1:
             return None
         return cls(head[: found[0].start(1)], head[found[0].end(1) :])
 

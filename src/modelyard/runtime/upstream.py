@@ -12,9 +12,10 @@ Laws of this file:
 - A remote's connections are encrypted where its address says so, and its certificate is checked.
 - What the engine sent as framing stays here: callers get a head, body bytes, and an end.
 - An answer whose head came before, byte for byte but for its length, is not parsed: the parser
-  stands before it, and does not notice.
-- Nor is a chunk that is framed as we frame our own, while a relay takes it as it is: the parser
-  stands between two chunks then.
+  stands before it, and does not notice. Nor are its chunks, if it comes in any, while they are
+  framed as we frame our own; where one is not, the parser reads the head first (`_skipped`).
+- A chunk that is framed as we frame our own is offered to the relay first: the parser stands
+  between two chunks then, or before the head.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from modelyard.core.errors import BadEngineAnswer, EngineDied, ModelyardError
 from modelyard.core.specs import Endpoint
 from modelyard.engines.quirks import Quirks
 from modelyard.runtime.dialing import dial
-from modelyard.runtime.framing import AnswerHead, Template
+from modelyard.runtime.framing import AnswerHead, Template, plain_head, unframed
 from modelyard.runtime.relay import Relay
 
 if TYPE_CHECKING:
@@ -105,7 +106,9 @@ class Upstream:
         self.own_headers = b"host: %b\r\n" % endpoint.authority.encode()
         """Header lines of ours, with which each request begins."""
         self.known: tuple[Template, AnswerHead] | None = None
-        """How the newest answer began that may come again."""
+        """How the newest answer with a length began that may come again."""
+        self.known_stream: tuple[bytes, AnswerHead] | None = None
+        """The same of one that came in chunks: the head as it was written."""
         self.tls: ssl.SSLContext | None = None
         self.fresh_for_s = FRESH_FOR_S
         self.connect_timeout_s = CONNECT_TIMEOUT_S
@@ -249,9 +252,13 @@ class Connection:
     """Something of the present answer has come."""
     _left = 0
     """Bytes of a body that follow a head which came before: the parser sees neither."""
+    _skipped = b""
+    """A head that came before, of a body in chunks, of which the parser has seen nothing yet."""
+    _catches_up = False
+    """The parser reads a head that has been dealt with."""
     _until_close = False
     _between = False
-    """The parser stands between two chunks of a body."""
+    """What comes next is the beginning of a chunk, or the end of a body in chunks."""
     relay: Relay | None = None
     """Who is offered each chunk first, as it came. What it does not take goes the usual way."""
 
@@ -285,8 +292,8 @@ class Connection:
         assert self.listener is None, "one exchange at a time"
         self._receiver = self.listener = receiver
         self.relay = None
-        self._between = False
-        self._complete = self._has_begun = False
+        self._skipped = b""
+        self._between = self._complete = self._has_begun = False
         self._transport.write(request)
         if body:
             self._transport.write(body)
@@ -327,12 +334,15 @@ class Connection:
             self.close()
         elif self._left:
             self._read_on(data)
-        elif self._has_begun or self.upstream.known is None or not self._read_known(data):
+        elif self._skipped:
+            self._read_chunks(data)
+        elif self._has_begun or not (self._read_known(data) or self._read_known_stream(data)):
             self._parse(data)
 
     def _read_known(self, data: bytes) -> bool:
-        """Read an answer whose head came before; whether it is one."""
-        assert self.upstream.known is not None, "something came before"
+        """Read an answer with a length whose head came before; whether it is one."""
+        if self.upstream.known is None:
+            return False
         template, head = self.upstream.known
         found = template.match(data)
         if found is None:
@@ -340,14 +350,47 @@ class Connection:
         at, length = found
         if length < len(data) - at:  # more than was asked for
             return False
+        self._begins_again(head, length)
+        self._left = length
+        self._read_on(data[at:])
+        return True
+
+    def _read_known_stream(self, data: bytes) -> bool:
+        """Read an answer in chunks whose head came before; whether it is one."""
+        if self.upstream.known_stream is None:
+            return False
+        begin, head = self.upstream.known_stream
+        at = len(begin)
+        if data[:at] != begin:
+            return False
+        self._skipped = begin
+        self._between = True
+        self._begins_again(head, None)
+        if len(data) > at and self.listener is not None:
+            self._read_chunks(data[at:])
+        return True
+
+    def _begins_again(self, head: AnswerHead, length: int | None) -> None:
+        """Tell of a head that came before."""
         self._has_begun = self._reusable = True
         self._until_close = False
         self.upstream.answered(head.status)
         if self._receiver is not None:
             self._receiver.answer_begins(head, length)
-        self._left = length
-        self._read_on(data[at:])
-        return True
+
+    def _read_chunks(self, data: bytes) -> None:
+        """The next part of the body of an answer that the parser has not seen."""
+        read = unframed(data)
+        if read is None:
+            head, self._skipped = self._skipped, b""
+            self._catches_up = True
+            self._parse(head + data)
+            return
+        body, self._complete = read
+        if self._complete:
+            self._deliver(body)
+        elif self.listener is not None:
+            self.listener.answer_continues(body, False)
 
     def _read_on(self, data: bytes) -> None:
         """The next part of the body of such an answer."""
@@ -424,6 +467,9 @@ class Connection:
 
     def on_headers_complete(self) -> None:
         self._in_head = False
+        if self._catches_up:
+            self._catches_up = False
+            return
         fed, self._fed = self._fed, b""
         status = self._parser.get_status_code()
         if status < 200:  # an interim answer; the real one follows
@@ -444,11 +490,20 @@ class Connection:
         self._between = chunked
         self._reusable = self._parser.should_keep_alive() and not self._until_close
         head = AnswerHead(status, self._headers)
-        if fed and status == 200 and self._reusable and not chunked:
-            template = Template.of(fed, len(self._headers))
-            self.upstream.known = None if template is None else (template, head)
+        if fed and status == 200 and self._reusable:
+            self._remember(head, fed)
         if self._receiver is not None:
             self._receiver.answer_begins(head, None if chunked else length)
+
+    def _remember(self, head: AnswerHead, fed: bytes) -> None:
+        """Know this head, with which `fed` begins, when it comes again."""
+        codings = [value.lower() for name, value in head.headers if name == b"transfer-encoding"]
+        if not codings:
+            template = Template.of(fed, len(head.headers))
+            self.upstream.known = None if template is None else (template, head)
+        elif codings == [b"chunked"]:
+            plain = plain_head(fed, len(head.headers))
+            self.upstream.known_stream = (plain, head) if plain else None
 
     def on_chunk_header(self) -> None:
         self._between = False

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import gc
 import json
 import logging
 import sys
@@ -93,6 +94,8 @@ async def measure(megabytes: int, times: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         async with running(config, Path(folder), max_body_bytes=64 * 2**20) as server:
             await asyncio.sleep(2)
+            gc.collect()
+            gc.freeze()  # as `serve` does
             probe = Probe()
             await asyncio.sleep(2)
             print(f"nothing sent: {probe.taken()}")

@@ -3,19 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-import importlib.util
 import itertools
-import os
-import shlex
-import shutil
-import subprocess
-import sysconfig
-from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tests.written_in_c import compiled
 
 from modelyard.core.errors import BadEngineAnswer, ModelyardError
 from modelyard.core.specs import Endpoint
@@ -107,29 +101,7 @@ def cut(data: bytes, places: list[int]) -> list[bytes]:
 @pytest.fixture(scope="session")
 def in_c(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """The functions as they are in C; in Python where they cannot be compiled, as for users."""
-    folder = tmp_path_factory.mktemp("chunks")
-    compiler = shlex.split(os.environ.get("CC") or sysconfig.get_config_var("CC") or "cc")
-    library = folder / "_chunks.so"
-    flags = ["-shared", "-fPIC", "-O1", "-Wall", "-Wextra", "-Werror", "-o", str(library)]
-    headers = f"-I{sysconfig.get_path('include')}"
-    source = Path(chunks.__file__).with_name("_chunks.c")
-    try:
-        subprocess.run([*compiler, *flags, headers, str(source)], check=True)
-    except (FileNotFoundError, subprocess.CalledProcessError):
-        assert not can_compile(), "it does not compile, or not without warnings"
-        return chunks
-    spec = importlib.util.spec_from_file_location("modelyard.runtime._chunks", library)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-def can_compile() -> bool:
-    return (
-        shutil.which("cc") is not None and Path(sysconfig.get_path("include"), "Python.h").exists()
-    )
+    return compiled("modelyard.runtime._chunks", tmp_path_factory.mktemp("c")) or chunks
 
 
 PIECES = st.lists(

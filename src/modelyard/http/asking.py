@@ -9,6 +9,7 @@ Laws of this file:
 from __future__ import annotations
 
 import time
+import zlib
 from typing import TYPE_CHECKING
 
 from modelyard.core.errors import WrongTask
@@ -20,6 +21,7 @@ from modelyard.http import forms, openai, remotes
 from modelyard.http.access import Caller, resolved
 from modelyard.http.routes import Route, request_line
 from modelyard.http.shaping import shaped
+from modelyard.http.skim import Skim
 from modelyard.runtime.framing import as_lines
 from modelyard.runtime.upstream import Buffer, Headers, Upstream
 
@@ -47,11 +49,18 @@ class Asking:
     _quirks: Quirks | None = None
     """Of the engine that is being asked."""
 
-    def __init__(self, route: Route, body: bytes | bytearray, content_type: bytes) -> None:
-        """Raises InvalidRequest."""
+    def __init__(
+        self,
+        route: Route,
+        body: bytes | bytearray,
+        content_type: bytes,
+        skim: Skim | None = None,
+    ) -> None:
+        """`skim` has gone through the body, if that is large. Raises InvalidRequest."""
         self.route = route
         self._body = body
         self._content_type = content_type
+        self._skim = skim
         self.body = body
         """The request in OpenAI's shape."""
         if route.translate is not None:
@@ -78,7 +87,13 @@ class Asking:
             return openai.Peek(self.load.model)
         if self.route.is_form:
             return openai.peek_form(bytes(self._body), content_type)
-        return openai.peek(self.body)
+        seen = None if self._skim is None else self._skim.peek()
+        return openai.peek(self.body) if seen is None else seen
+
+    def prefix(self) -> int | None:
+        """A hash of the beginning of the prompt, by which like ones find the same replica."""
+        prompt = None if self._skim is None else self._skim.prompt(openai.PREFIX_BYTES)
+        return openai.prefix(self.body) if prompt is None else zlib.crc32(prompt)
 
     def only(self, names: Names, caller: Caller) -> str:
         """The id of the model that is meant where none is named: the only one for this task that

@@ -43,6 +43,7 @@ from modelyard.http.limits import limit_lines
 from modelyard.http.loading import Company
 from modelyard.http.record import Record
 from modelyard.http.request_head import RequestHead
+from modelyard.http.skim import Skim
 from modelyard.http.usage import StreamTap, WholeTap
 from modelyard.runtime.framing import AnswerHead, as_lines
 from modelyard.runtime.relay import Relay
@@ -92,6 +93,8 @@ class Exchange:
     """What the caller's limits hold back for this request; None until it has entered."""
     _capture: Capture | None = None
     _spec: ModelSpec | None = None
+    _skim: Skim | None = None
+    """Looks into a large body."""
     _targets: list[str]
     """Who else may be asked, for a virtual model."""
     _asking: Asking
@@ -171,7 +174,10 @@ class Exchange:
             self.client_left()
         elif self._begun and not self.more_body:
             if self._phase is Phase.READING:
-                self._dispatch()
+                if len(self.body) > openai.LARGE_BODY:
+                    self._gateway.after_others(self._dispatch_large)
+                else:
+                    self._dispatch()
             elif self._phase is Phase.DONE:  # refused earlier; now nothing is left unread
                 self._protocol.transport.close()
 
@@ -292,6 +298,17 @@ class Exchange:
         if self._begun:
             self._refuse(error)
 
+    def _dispatch_large(self) -> None:
+        """Look into a body that is too large for one go, and then go on."""
+        if self._phase is not Phase.READING:  # its client has left
+            return
+        if self._skim is None and self._route.translate is None and not self._route.is_form:
+            self._skim = Skim(self.body)
+        if self._skim is not None and self._skim.go_on():
+            self._gateway.after_others(self._dispatch_large)
+        else:
+            self._dispatch()
+
     def _dispatch(self) -> None:
         """The request is complete: find its model and get in line for it."""
         try:
@@ -310,7 +327,7 @@ class Exchange:
         """The model that is asked. Raises ModelyardError."""
         record = self.record
         record.bytes_in = len(self.body)
-        asking = self._asking = Asking(self._route, self.body, self._head.content_type)
+        asking = self._asking = Asking(self._route, self.body, self._head.content_type, self._skim)
         yard = self._gateway.yard
         record.named = asking.seen.model or asking.only(yard.names, self._caller)
         self._targets = yard.targets(record.named) if yard.names.virtuals else [record.named]
@@ -358,7 +375,7 @@ class Exchange:
         if load is not None and not load.load:
             self._whole_answer(200, [JSON_TYPE], load.answer(time.time()), served=True)
             return
-        prefix = openai.prefix(self._asking.body) if spec.replicas.max > 1 else None
+        prefix = self._asking.prefix() if spec.replicas.max > 1 else None
         lease = yard.lease(spec.id, prefix)
         if lease is not None:
             self._ask(lease)

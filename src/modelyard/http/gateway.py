@@ -14,6 +14,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -88,6 +89,11 @@ class Gateway:
     def next_request_id(self) -> bytes:
         self._ids += 1
         return b"%b%x" % (self._id_prefix, self._ids)
+
+    def after_others(self, work: Callable[[], None]) -> None:
+        """Do this once everybody whose bytes have come has been served: a callback alone would
+        run before the loop looks for them."""
+        self._loop.call_soon(self._loop.call_soon, work)
 
     def connected(self, protocol: GatewayProtocol) -> None:
         self.connections.add(protocol)

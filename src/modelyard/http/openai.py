@@ -103,6 +103,8 @@ def no_model() -> InvalidRequest:
 
 def asking_for_usage(body: bytes | bytearray, seen: Peek) -> tuple[bytes, Buffer]:
     """The request for a stream, in two parts, so that its last event tells the usage."""
+    if seen.wants_usage:
+        return b"", body
     if len(body) > LARGE_BODY:  # it takes too long to be searched
         says_nothing = seen.stream_options is msgspec.UNSET
     else:

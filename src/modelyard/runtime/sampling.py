@@ -88,7 +88,7 @@ class _Asked:
                 log.info("%s devices: read again", self.probe.kind)
             self.trouble = trouble
 
-    def ask(self) -> asyncio.Future[Sequence[Reading] | ProbeFailed]:
+    async def ask(self) -> Sequence[Reading] | ProbeFailed:
         """Have the probe read in a thread of its own."""
         loop = asyncio.get_running_loop()
         answer = self.answer = loop.create_future()
@@ -104,8 +104,9 @@ class _Asked:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(answer.set_result, said)
 
-        threading.Thread(target=ask, name=f"probe {self.probe.kind}", daemon=True).start()
-        return answer
+        thread = threading.Thread(target=ask, name=f"probe {self.probe.kind}", daemon=True)
+        await asyncio.to_thread(thread.start)  # which waits until it runs
+        return await asyncio.shield(answer)
 
 
 class Sampler:
@@ -165,7 +166,7 @@ class Sampler:
             async with asyncio.timeout(HUNG_AFTER_S):
                 if pending:  # its asker was cancelled; it may tell of a moment before our question
                     await asyncio.shield(cast("asyncio.Future[object]", asked.answer))
-                said = await asyncio.shield(asked.ask())
+                said = await asked.ask()
         except TimeoutError:
             asked.complain(f"the driver has not answered for {HUNG_AFTER_S:g} s")
             return asked.said

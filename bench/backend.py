@@ -2,7 +2,8 @@
 
 A POST whose body says `"stream":true` gets an event stream of `"chunks":N` chunks, one write each
 and `"pause_ms":N` apart, so that a proxy meets every chunk by itself; 64 and 1 where it does not
-say. Any other gets one JSON answer of about 700 bytes, the size of a short chat completion.
+say. Any other gets one JSON answer of about 700 bytes, the size of a short chat completion. `GET
+/chunks` tells how many chunks were written.
 
     python bench/backend.py --port 9001
 """
@@ -46,6 +47,9 @@ class Engine(asyncio.Protocol):
     """One connection."""
 
     pause_s = 0.001
+    url = b""
+    written = 0
+    """Chunks, on all connections."""
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self.transport = cast(asyncio.Transport, transport)
@@ -54,6 +58,9 @@ class Engine(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         self.parser.feed_data(data)
+
+    def on_url(self, url: bytes) -> None:
+        self.url = url
 
     def on_body(self, body: bytes) -> None:
         self.body += body
@@ -65,6 +72,11 @@ class Engine(asyncio.Protocol):
             self.pause_s = int(pause_ms[1]) / 1000 if pause_ms else 0.001
             self.transport.write(STREAM_HEAD)
             self.send(int(chunks[1]) if chunks else 64)
+        elif self.url == b"/chunks":
+            count = b"%d" % Engine.written
+            self.transport.write(
+                b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(count) + count
+            )
         else:
             self.transport.write(JSON_HEAD + ANSWER)
 
@@ -75,6 +87,7 @@ class Engine(asyncio.Protocol):
             self.transport.write(LAST)
             return
         self.transport.write(FRAME)
+        Engine.written += 1
         asyncio.get_running_loop().call_later(self.pause_s, self.send, left - 1)
 
 

@@ -5,7 +5,10 @@ is called too late is what any stream would have waited. On a machine that other
 system adds waits of its own, so the CPU time that the loop took between two calls is told as well.
 A client process sends bodies of 20 MB, one after the other; the engine is a process of its own.
 
-    .venv/bin/python -m bench.large_bodies [--mb 20] [--times 10]
+    PYTHONPATH=build/compiled .venv/bin/python -m bench.large_bodies [--mb 20] [--times 10]
+
+as users have it; `make compiled` builds that. Without PYTHONPATH the sources are measured, which
+look at a body at once.
 """
 
 from __future__ import annotations
@@ -60,15 +63,19 @@ def body(kind: str, megabytes: int, stream: bool) -> bytes:
         content: object = [{"type": "image_url", "image_url": {"url": "x" * size}}]
     elif kind == "text":
         content = 'word \\n"quoted" ' * (size // 20)
-    else:
+    elif kind == "parts":
         content = [{"type": "text", "text": "abc"}] * (size // 33)
+    elif kind == "ids":  # of tokens
+        content = [list(range(1000, 3000))] * (size // 12_000)
+    else:
+        content = [[[]]] * (size // 6)
     asked = {"model": "bench", "stream": stream, "messages": [{"role": "user", "content": content}]}
     return json.dumps(asked).encode()
 
 
 def send(port: int, megabytes: int, times: int) -> None:
     """The client process."""
-    for kind in ("image", "text", "parts"):
+    for kind in ("image", "text", "parts", "ids", "nested"):
         for stream in (False, True):
             data = body(kind, megabytes, stream)
             url = f"http://127.0.0.1:{port}/v1/chat/completions"

@@ -246,6 +246,12 @@ class Connection:
     would be slow.
     """
 
+    # These two are looked at for each chunk of thousands of streams: what is declared first stands
+    # together in memory, where it is compiled.
+    relay: Relay | None = None
+    """Who is offered each chunk first, as it came. What it does not take goes the usual way."""
+    _between = False
+    """What comes next is the beginning of a chunk, or the end of a body in chunks."""
     _fed = b""
     """What the parser is reading, while that is the answer with which it begins."""
     _has_begun = False
@@ -257,10 +263,6 @@ class Connection:
     _catches_up = False
     """The parser reads a head that has been dealt with."""
     _until_close = False
-    _between = False
-    """What comes next is the beginning of a chunk, or the end of a body in chunks."""
-    relay: Relay | None = None
-    """Who is offered each chunk first, as it came. What it does not take goes the usual way."""
 
     def __init__(self, upstream: Upstream) -> None:
         self.upstream = upstream

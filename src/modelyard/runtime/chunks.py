@@ -33,6 +33,10 @@ def whole_events(data: bytes) -> tuple[int, int]:
     each ends with an event and none tells of usage; else 0, 0."""
     if data[-4:] != b"\n\n\r\n" or data.find(USAGE) >= 0:
         return 0, 0
+    begin = data.find(b"\r\n") + 2
+    size = len(data) - begin - 2
+    if size > 2 and data[:begin] == b"%x\r\n" % size:  # one chunk, as it mostly is
+        return data.count(b"\n\n", begin), size
     at = events = all_of_them = 0
     while at < len(data):
         begin, size = _data_in(data, at)

@@ -221,12 +221,15 @@ async def test_what_concerns_us_goes_the_usual_way(data: bytes) -> None:
     assert (told.relay.events, told.body) == (0, data)
 
 
-@pytest.mark.parametrize("begun", [b"5", b"5\r", b"5\r\nhe", b"0\r\n", b"0\r\nx: y\r\n"])
+@pytest.mark.parametrize("is_known", [False, True])
+@pytest.mark.parametrize(
+    "begun", [b"5", b"5\r", b"5\r\n", b"5\r\nhe", b"5;x\r\n", b"0\r\n", b"0\r\nx: y\r\n"]
+)
 async def test_what_looks_like_a_chunk_amid_another_is_not_sent_on(
-    begun: bytes,
+    begun: bytes, is_known: bool
 ) -> None:
     chunk = as_chunk(b"hello\n\n")
-    told = await heard([HEAD, begun, chunk, chunk], takes=[True] * 4)
+    told = await heard([HEAD, begun, chunk, chunk], takes=[True] * 4, is_known=is_known)
     plain = await heard([HEAD, begun, chunk, chunk], takes=None)
 
     assert told.relay.events == 0

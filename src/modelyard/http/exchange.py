@@ -175,7 +175,7 @@ class Exchange:
         elif self._begun and not self.more_body:
             if self._phase is Phase.READING:
                 if len(self.body) > openai.LARGE_BODY:
-                    self._gateway.after_others(self._dispatch_large)
+                    self._gateway.after_others(self)
                 else:
                     self._dispatch()
             elif self._phase is Phase.DONE:  # refused earlier; now nothing is left unread
@@ -298,14 +298,14 @@ class Exchange:
         if self._begun:
             self._refuse(error)
 
-    def _dispatch_large(self) -> None:
-        """Look into a body that is too large for one go, and then go on."""
+    def go_on(self) -> None:
+        """Look into the next piece of a body that is too large for one go."""
         if self._phase is not Phase.READING:  # its client has left
             return
         if self._skim is None and self._route.translate is None and not self._route.is_form:
             self._skim = Skim(self.body)
         if self._skim is not None and self._skim.go_on():
-            self._gateway.after_others(self._dispatch_large)
+            self._gateway.after_others(self)
         else:
             self._dispatch()
 

@@ -14,7 +14,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Callable
 from functools import partial
 from typing import Any, cast
 
@@ -90,10 +89,16 @@ class Gateway:
         self._ids += 1
         return b"%b%x" % (self._id_prefix, self._ids)
 
-    def after_others(self, work: Callable[[], None]) -> None:
-        """Do this once everybody whose bytes have come has been served: a callback alone would
-        run before the loop looks for them."""
-        self._loop.call_soon(self._loop.call_soon, work)
+    def after_others(self, exchange: Exchange) -> None:
+        """Let the exchange go on once everybody whose bytes have come has been served: a callback
+        alone would run before the loop looks for them."""
+        self._loop.call_soon(self._loop.call_soon, self._go_on, exchange)
+
+    def _go_on(self, exchange: Exchange) -> None:
+        try:
+            exchange.go_on()
+        except Exception as error:
+            self._broken(exchange, error)
 
     def connected(self, protocol: GatewayProtocol) -> None:
         self.connections.add(protocol)
@@ -105,6 +110,11 @@ class Gateway:
         self.active.discard(exchange)
         self.answered += 1
         self.records.add(exchange.record)
+
+    def _broken(self, exchange: Active, error: Exception) -> None:
+        """A fault of ours: the request is over, and nobody else's."""
+        log.error("a request broke the gateway", exc_info=error)
+        exchange.reject(ModelyardError("the server failed on this request"))
 
     async def close(self) -> None:
         if self._sweep is not None:
@@ -121,8 +131,7 @@ class Gateway:
             try:
                 exchange.look(now)
             except Exception as error:
-                log.error("a request broke the gateway", exc_info=error)
-                exchange.reject(ModelyardError("the server failed on this request"))
+                self._broken(exchange, error)
         self.clock = now
         for protocol in tuple(self.connections):
             if protocol.deadline < now:

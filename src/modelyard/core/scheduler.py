@@ -258,13 +258,13 @@ class Scheduler(Upkeep):
                 yield Refuse(request.ticket, error)
                 return
             yield from self._revive(failed, now)
-        try:
-            if state not in HOLDING:
-                admission.check(self.models, self.devices, slot)
-            if len(slot.queue) >= slot.spec.limits.max_queue:
-                raise QueueFull(slot.spec.id, len(slot.queue), self._next_place_s(slot))
-        except ModelyardError as error:
-            yield Refuse(request.ticket, error)
+        obstacle: ModelyardError | None = None
+        if state not in HOLDING:
+            obstacle = admission.obstacle(self.models, self.devices, slot)
+        if obstacle is None and len(slot.queue) >= slot.spec.limits.max_queue:
+            obstacle = QueueFull(slot.spec.id, len(slot.queue), self._next_place_s(slot))
+        if obstacle is not None:
+            yield Refuse(request.ticket, obstacle)
             return
         self._keep_running(slot)
         is_first = not slot.queue
@@ -511,10 +511,9 @@ class Scheduler(Upkeep):
             slot.look_at = 0.0
             if not slot.queue or slot.serving:
                 continue
-            try:
-                admission.check(self.models, devices, slot)
-            except ModelyardError as error:
-                yield from self._refuse_all(slot, error)
+            obstacle = admission.obstacle(self.models, devices, slot)
+            if obstacle is not None:
+                yield from self._refuse_all(slot, obstacle)
 
     def _shut_down(self, now: float) -> Iterator[SchedulerAction]:
         self._closing = True

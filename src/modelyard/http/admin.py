@@ -241,10 +241,11 @@ def _orders(yard: Loop) -> APIRouter:
     @router.post("/{model:path}/start", status_code=202)
     async def start(model: str) -> ModelView:
         """Have the model running. Answers at once; `/api/events` tells how it goes."""
-        spec = yard.names.resolve(model)
-        admission.check(
-            yard.scheduler.models, yard.scheduler.devices, yard.scheduler.models[spec.id]
-        )
+        spec, scheduler = yard.names.resolve(model), yard.scheduler
+        slot = scheduler.models[spec.id]
+        obstacle = admission.obstacle(scheduler.models, scheduler.devices, slot)
+        if obstacle is not None:
+            raise obstacle
         yard.post(StartWanted(spec.id))
         return view(model)
 

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import httpx
 
@@ -115,26 +116,30 @@ class Told:
     answer: object
 
 
-class RecordingScheduler(Scheduler):
-    """The scheduler itself; it only writes down what it hears and says."""
+class RecordingScheduler:
+    """The scheduler itself; it only writes down what it hears and says. No subclass: where it is
+    compiled, none may be interpreted."""
 
     def __init__(self, policy: Policy, devices: Sequence[Device]) -> None:
-        super().__init__(policy, devices)
-        self.begun_with = (policy, self.devices)
+        self._scheduler = Scheduler(policy, devices)
+        self.begun_with = (policy, self._scheduler.devices)
         self.told: list[Told] = []
 
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._scheduler, name)
+
     def handle(self, event: SchedulerEvent, now: float) -> list[SchedulerAction]:
-        actions = super().handle(event, now)
+        actions = self._scheduler.handle(event, now)
         self.told.append(Told(now, "handle", (event,), tuple(actions)))
         return actions
 
     def lease(self, model: str, now: float, prefix: int | None = None) -> int | None:
-        run = super().lease(model, now, prefix)
+        run = self._scheduler.lease(model, now, prefix)
         self.told.append(Told(now, "lease", (model, prefix), run))
         return run
 
     def release(self, model: str, run: int, now: float, *, served: bool) -> list[SchedulerAction]:
-        actions = super().release(model, run, now, served=served)
+        actions = self._scheduler.release(model, run, now, served=served)
         self.told.append(Told(now, "release", (model, run, served), tuple(actions)))
         return actions
 

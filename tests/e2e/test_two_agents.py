@@ -142,8 +142,9 @@ def promise_s(scheduler: RecordingScheduler, now: float) -> float:
     service = max(USUAL_SERVICE_S, pace.service_s)  # believed in until answers have ended
     away = drain + down + up + service + down + up
     load = max(slot.demand.load(now) for slot in scheduler.models.values()) / PLACES
-    age = max(aged_after_s(policy, pace), policy.away_factor * away / (1 - min(FULL, load)))
-    return 2 * age + (1 + policy.residency_factor) * (up + down) + drain
+    age: float = max(aged_after_s(policy, pace), policy.away_factor * away / (1 - min(FULL, load)))
+    promised: float = 2 * age + (1 + policy.residency_factor) * (up + down) + drain
+    return promised
 
 
 def longest_drain_s(story: Sequence[Told]) -> float:

@@ -121,6 +121,18 @@ def test_what_is_unusual_is_left_to_the_decoder_of_all(in_pieces: bool, body: by
     assert gone_through(bytearray(body)).peek() is None
 
 
+@pytest.mark.parametrize("piece", [7, 1024 * 1024])
+@pytest.mark.parametrize(("opening", "closing"), [(b"[", b"]"), (b'{"a":', b"}")])
+def test_what_is_too_deep_is_left_to_the_decoder_of_all(
+    in_pieces: bool, monkeypatch: pytest.MonkeyPatch, piece: int, opening: bytes, closing: bytes
+) -> None:
+    monkeypatch.setattr(skim, "PIECE", piece)
+    for depth, is_seen in ((skim.MOST_DEPTH, in_pieces), (skim.MOST_DEPTH + 1, False)):
+        body = b'{"model":"a","x":' + opening * depth + b"1" + closing * depth + b"}"
+
+        assert (gone_through(body).peek() is not None) is is_seen
+
+
 @pytest.mark.parametrize("member", [b'"model":5', b'"stream":"x"', b'"model":'])
 def test_what_the_decoder_refuses_is_refused(in_pieces: bool, member: bytes) -> None:
     one = gone_through(b'{"x":[1],' + member + b"}")

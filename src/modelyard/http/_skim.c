@@ -9,6 +9,8 @@
 #include <Python.h>
 #include <string.h>
 
+#define MOST_DEPTH 512 /* also in skim.py */
+
 /* Goes on in a string. Returns the place behind its quote, and that it is not open any more; or the
  * end of the piece, or one more where the last byte escapes the next. */
 static const char *
@@ -32,7 +34,8 @@ skip_string(const char *at, const char *end, int *is_open)
     return at;
 }
 
-/* Goes on in a value at whose beginning `depth` is 0 and no string is open. */
+/* Goes on in a value at whose beginning `depth` is 0 and no string is open. Stops where that is too
+ * deep, and does not get out of there. */
 static const char *
 skip(const char *at, const char *end, Py_ssize_t *depth, int *in_string, int *has_ended)
 {
@@ -48,7 +51,9 @@ skip(const char *at, const char *end, Py_ssize_t *depth, int *in_string, int *ha
             break;
         case '{':
         case '[':
-            ++*depth;
+            if (++*depth > MOST_DEPTH) {
+                return at;
+            }
             break;
         case '}':
         case ']':

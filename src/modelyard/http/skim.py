@@ -22,6 +22,7 @@ PIECE: Final = 1024 * 1024
 """Bytes that are gone through at a time; a millisecond or two."""
 MOST_MEMBERS: Final = 1000
 MOST_DEPTH: Final = 512
+"""Deeper than this nothing is gone into; also in `_skim.c`."""
 MOST_DECODED: Final = 64 * 1024
 """Bytes of the values that are decoded."""
 DECODED: Final = (b"model", b"stream", b"stream_options")

@@ -52,7 +52,7 @@ compiled: setup
 	MODELYARD_COMPILE=1 $(BIN)/python bench/compiled.py
 
 # But for tests that replace a method of what is compiled, or pickle it.
-NOT_COMPILED := --deselect tests/core/test_rules.py::test_without_a_rule_its_scenario_fails --deselect tests/e2e/test_live_equals_simulated.py
+NOT_COMPILED := --deselect tests/core/test_rules.py::test_without_a_rule_its_scenario_fails --deselect tests/core/test_walks_notice.py --deselect tests/e2e/test_live_equals_simulated.py
 
 test-compiled: compiled
 	PYTHONPATH=$(COMPILED) $(BIN)/python -m pytest tests/core tests/http tests/runtime tests/e2e $(NOT_COMPILED) $(ARGS)

@@ -114,6 +114,7 @@ def test_what_is_no_json_is_never_taken_for_another_request(
         b'{"model":"a"} x', b'{"model":"a"]', b'{"model":"a",}', b'{"mod\\u0065l":"a"}',
         b'{"a":[1,2,3', b'{"a":"\\\\', b'{"a":"' + b"\\" * 9,
         b'{"a":' + b"[" * 2000 + b"]" * 2000 + b"}",
+        b'{"model":"a"' + b" " * 2000 + b"}", b"{" + b" " * 2000 + b'"model":"a"}',
         b"{" + b'"a":1,' * 1500 + b'"model":"a"}', b'{"model":"' + b"a" * 70_000 + b'"}',
     ],
 )  # fmt: skip

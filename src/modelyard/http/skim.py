@@ -27,10 +27,11 @@ MOST_DECODED: Final = 64 * 1024
 """Bytes of the values that are decoded."""
 DECODED: Final = (b"model", b"stream", b"stream_options")
 PROMPTS: Final = (b"messages", b"prompt", b"input")
-_FIRST: Final = re.compile(rb"[ \t\r\n]*+\{")
-_KEY: Final = re.compile(rb'[ \t\r\n]*+"([^"\\\x00-\x1f]{0,256})"[ \t\r\n]*+:')
-_NEXT: Final = re.compile(rb"[ \t\r\n]*+([,}])")
-_LAST: Final = re.compile(rb"[ \t\r\n]*+\Z")
+# Between tokens at the top; more white space than this is unusual, and would be read in one go.
+_FIRST: Final = re.compile(rb"[ \t\r\n]{0,999}+\{")
+_KEY: Final = re.compile(rb'[ \t\r\n]{0,999}+"([^"\\\x00-\x1f]{0,256})"[ \t\r\n]{0,999}+:')
+_NEXT: Final = re.compile(rb"[ \t\r\n]{0,999}+([,}])")
+_LAST: Final = re.compile(rb"[ \t\r\n]{0,999}+\Z")
 
 
 class Skim:
